@@ -1,0 +1,133 @@
+#include "core/dtype.h"
+
+#include <atomic>
+#include <bit>
+#include <cstring>
+
+#include "core/error.h"
+#include "core/parallel.h"
+
+namespace grinqh {
+
+namespace {
+
+// Rows are converted in tasks of about this many elements.
+constexpr int64_t kTaskElements = 1 << 18;
+
+template <class T>
+T load(const std::byte* at) {
+  T value;
+  std::memcpy(&value, at, sizeof(T));
+  return value;
+}
+
+float from_bf16(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+
+void convert(DType type, const std::byte* from, int64_t count, float* to) {
+  switch (type) {
+    case DType::f32:
+      std::memcpy(to, from, static_cast<size_t>(count) * sizeof(float));
+      return;
+    case DType::bf16:
+      for (int64_t i = 0; i < count; ++i) to[i] = from_bf16(load<uint16_t>(from + 2 * i));
+      return;
+    case DType::f16:
+      for (int64_t i = 0; i < count; ++i) to[i] = from_half(load<uint16_t>(from + 2 * i));
+      return;
+  }
+}
+
+// All exponent bits set: NaN or infinite.
+bool non_finite(DType type, const std::byte* at) {
+  switch (type) {
+    case DType::f32: return (load<uint32_t>(at) & 0x7f800000u) == 0x7f800000u;
+    case DType::bf16: return (load<uint16_t>(at) & 0x7f80u) == 0x7f80u;
+    case DType::f16: return (load<uint16_t>(at) & 0x7c00u) == 0x7c00u;
+  }
+  return false;
+}
+
+}  // namespace
+
+int64_t size_of(DType type) { return type == DType::f32 ? 4 : 2; }
+
+std::string_view to_string(DType type) {
+  switch (type) {
+    case DType::f32: return "F32";
+    case DType::f16: return "F16";
+    case DType::bf16: return "BF16";
+  }
+  return "";
+}
+
+int64_t TensorView::elements() const {
+  int64_t count = 1;
+  for (const int64_t extent : shape) count *= extent;
+  return count;
+}
+
+void to_float(const TensorView& tensor, int64_t begin, int64_t end, Matrix<float> out) {
+  const int64_t cols = tensor.cols();
+  check(begin >= 0 && end <= tensor.rows() && out.rows == end - begin && out.cols == cols, "to_float: shape");
+  for (int64_t r = begin; r < end; ++r)
+    convert(tensor.dtype, tensor.bytes.data() + r * cols * size_of(tensor.dtype), cols, out.row(r - begin));
+}
+
+MatrixBuffer<float> to_float(const TensorView& tensor) {
+  MatrixBuffer<float> out(tensor.rows(), tensor.cols());
+  const int64_t step = std::max<int64_t>(1, kTaskElements / std::max<int64_t>(1, tensor.cols()));
+  parallel_for((tensor.rows() + step - 1) / step, [&](int64_t task) {
+    const int64_t begin = task * step;
+    const int64_t end = std::min(begin + step, tensor.rows());
+    to_float(tensor, begin, end, out.view().rows_between(begin, end));
+  });
+  return out;
+}
+
+std::vector<float> to_float_vector(const TensorView& tensor) {
+  std::vector<float> out(static_cast<size_t>(tensor.elements()));
+  convert(tensor.dtype, tensor.bytes.data(), tensor.elements(), out.data());
+  return out;
+}
+
+int64_t find_non_finite(const TensorView& tensor) {
+  const int64_t count = tensor.elements();
+  std::atomic<int64_t> first = count;
+  parallel_for((count + kTaskElements - 1) / kTaskElements, [&](int64_t task) {
+    const int64_t end = std::min((task + 1) * kTaskElements, count);
+    for (int64_t i = task * kTaskElements; i < end; ++i) {
+      if (!non_finite(tensor.dtype, tensor.bytes.data() + i * size_of(tensor.dtype))) continue;
+      int64_t seen = first;
+      while (i < seen && !first.compare_exchange_weak(seen, i)) {
+      }
+      return;
+    }
+  });
+  return first == count ? -1 : first.load();
+}
+
+float from_half(uint16_t half) {
+  const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
+  const uint32_t magnitude = static_cast<uint32_t>(half & 0x7fffu) << 13;
+  if (magnitude >= 0x0f800000u) return std::bit_cast<float>(sign | 0x7f800000u | (magnitude & 0x007fffffu));
+  // Scaling by 2^112 moves the exponent bias from 15 to 127, subnormals included.
+  const float scaled = std::bit_cast<float>(magnitude) * 0x1p112f;
+  return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(scaled));
+}
+
+uint16_t to_half(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  const auto sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  if (magnitude >= 0x7f800000u) return static_cast<uint16_t>(sign | 0x7c00u | (magnitude > 0x7f800000u ? 0x200u : 0u));
+  if (magnitude >= 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00u);  // rounds to infinity
+  if (magnitude < 0x38800000u) {
+    // Subnormal: adding 0.5 leaves the rounded mantissa in the low bits.
+    const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
+    return static_cast<uint16_t>(sign | (std::bit_cast<uint32_t>(shifted) - 0x3f000000u));
+  }
+  const uint32_t rounded = magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u);
+  return static_cast<uint16_t>(sign | (rounded >> 13));
+}
+
+}  // namespace grinqh

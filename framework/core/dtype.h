@@ -1,0 +1,44 @@
+// Element types of weights as checkpoints store them, and their exact conversion to float32.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "core/matrix.h"
+
+namespace grinqh {
+
+enum class DType : uint8_t { f32, f16, bf16 };
+
+int64_t size_of(DType type);  // bytes an element
+std::string_view to_string(DType type);
+
+// A tensor that lives elsewhere (a mapped file, mostly); little-endian, row-major, possibly unaligned.
+struct TensorView {
+  DType dtype = DType::f32;
+  std::vector<int64_t> shape;
+  std::span<const std::byte> bytes;
+
+  int64_t elements() const;
+  bool empty() const { return bytes.empty(); }
+  int64_t rows() const { return shape.empty() ? 0 : shape[0]; }
+  int64_t cols() const { return shape.size() < 2 ? 1 : shape[1]; }
+};
+
+// Rows [begin, end) of a matrix, or elements of a vector, as float32. out: [end - begin, cols].
+void to_float(const TensorView& tensor, int64_t begin, int64_t end, Matrix<float> out);
+// The whole tensor; the work is shared among threads.
+MatrixBuffer<float> to_float(const TensorView& tensor);
+std::vector<float> to_float_vector(const TensorView& tensor);
+
+// Index of the first element that is NaN or infinite, or -1.
+int64_t find_non_finite(const TensorView& tensor);
+
+// IEEE binary16 and back, round to nearest even; for scales and other metadata that is stored in 16 bits.
+uint16_t to_half(float value);
+float from_half(uint16_t half);
+
+}  // namespace grinqh

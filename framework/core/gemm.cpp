@@ -1,0 +1,99 @@
+#include "core/gemm.h"
+
+#include <cblas.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "core/parallel.h"
+#include "core/rng.h"
+
+namespace grinqh {
+
+namespace {
+
+// BLAS counts in int.
+int as_int(int64_t value) { return static_cast<int>(value); }
+
+void sgemm(CBLAS_TRANSPOSE w_order, Matrix<const float> x, Matrix<const float> w, Matrix<float> y, float scale,
+           Output output) {
+  const float keep = output == Output::add ? 1.0f : 0.0f;
+  if (y.rows == 0 || y.cols == 0) return;
+  cblas_sgemm(CblasRowMajor, CblasNoTrans, w_order, as_int(y.rows), as_int(y.cols), as_int(x.cols), scale, x.data,
+              as_int(x.stride), w.data, as_int(w.stride), keep, y.data, as_int(y.stride));
+}
+
+// Before the first product: threads are ours, not the library's.
+void keep_blas_serial() {
+  static const bool once = (openblas_set_num_threads(1), true);
+  (void)once;
+}
+
+// Tiles are large enough to amortize the packing of both operands; for a few tokens the weights are cut finer
+// so that all threads stream them.
+struct Tiles {
+  int64_t tokens, outputs;
+};
+Tiles tiles_for(int64_t tokens) {
+  if (tokens <= 16) return {16, 128};
+  return {256, 1024};
+}
+
+template <class Product>
+void tiled(Matrix<float> y, const Product& product) {
+  keep_blas_serial();
+  const Tiles tile = tiles_for(y.rows);
+  const int64_t down = (y.rows + tile.tokens - 1) / tile.tokens;
+  const int64_t across = (y.cols + tile.outputs - 1) / tile.outputs;
+  parallel_for(down * across, [&](int64_t task) {
+    const int64_t t = task / across * tile.tokens;
+    const int64_t n = task % across * tile.outputs;
+    product(t, std::min(t + tile.tokens, y.rows), n, std::min(n + tile.outputs, y.cols));
+  });
+}
+
+}  // namespace
+
+void matmul_nt(Matrix<const float> x, Matrix<const float> w, Matrix<float> y, Output output) {
+  tiled(y, [&](int64_t t0, int64_t t1, int64_t n0, int64_t n1) {
+    sgemm(CblasTrans, x.rows_between(t0, t1), w.rows_between(n0, n1), y.rows_between(t0, t1).cols_between(n0, n1),
+          1.0f, output);
+  });
+}
+
+void matmul_nn(Matrix<const float> x, Matrix<const float> w, Matrix<float> y, Output output) {
+  tiled(y, [&](int64_t t0, int64_t t1, int64_t n0, int64_t n1) {
+    sgemm(CblasNoTrans, x.rows_between(t0, t1), w.cols_between(n0, n1),
+          y.rows_between(t0, t1).cols_between(n0, n1), 1.0f, output);
+  });
+}
+
+void matmul_nt_serial(Matrix<const float> x, Matrix<const float> w, Matrix<float> y, float scale, Output output) {
+  keep_blas_serial();
+  sgemm(CblasTrans, x, w, y, scale, output);
+}
+
+void matmul_nn_serial(Matrix<const float> x, Matrix<const float> w, Matrix<float> y, float scale, Output output) {
+  keep_blas_serial();
+  sgemm(CblasNoTrans, x, w, y, scale, output);
+}
+
+double time_blas_sgemm(int64_t tokens, int64_t in, int64_t out, int repetitions) {
+  keep_blas_serial();
+  MatrixBuffer<float> x(tokens, in), w(out, in), y(tokens, out);
+  Rng rng(1);
+  for (int64_t i = 0; i < x.size(); ++i) x.data()[i] = static_cast<float>(rng.uniform() - 0.5);
+  for (int64_t i = 0; i < w.size(); ++i) w.data()[i] = static_cast<float>(rng.uniform() - 0.5);
+  openblas_set_num_threads(threads());
+  double best = 0;
+  for (int i = 0; i <= repetitions; ++i) {  // the first is the warm-up
+    const auto start = std::chrono::steady_clock::now();
+    sgemm(CblasTrans, x, w, y, 1.0f, Output::overwrite);
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    if (i == 1 || (i > 1 && seconds < best)) best = seconds;
+  }
+  openblas_set_num_threads(1);
+  return best;
+}
+
+}  // namespace grinqh
