@@ -33,6 +33,6 @@ class TempDir {
 }  // namespace grinqh::testing
 
 // Data that is not part of the repository: the test that needs it says so and passes over.
-#define GRINQH_NEED_SHARED(relative)                                            \
-  if (!std::filesystem::exists(grinqh::testing::shared_dir() / (relative)))     \
+#define GRINQH_NEED_SHARED(relative)                                        \
+  if (!std::filesystem::exists(grinqh::testing::shared_dir() / (relative))) \
   GTEST_SKIP() << "needs ../shared/" << (relative) << ", which is not here"

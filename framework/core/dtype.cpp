@@ -26,7 +26,8 @@ float from_bf16(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_
 void convert(DType type, const std::byte* from, int64_t count, float* to) {
   switch (type) {
     case DType::f32:
-      std::memcpy(to, from, static_cast<size_t>(count) * sizeof(float));
+      // Both may be null where there is nothing, which memcpy does not allow.
+      if (count > 0) std::memcpy(to, from, static_cast<size_t>(count) * sizeof(float));
       return;
     case DType::bf16:
       for (int64_t i = 0; i < count; ++i) to[i] = from_bf16(load<uint16_t>(from + 2 * i));
@@ -40,9 +41,12 @@ void convert(DType type, const std::byte* from, int64_t count, float* to) {
 // All exponent bits set: NaN or infinite.
 bool non_finite(DType type, const std::byte* at) {
   switch (type) {
-    case DType::f32: return (load<uint32_t>(at) & 0x7f800000u) == 0x7f800000u;
-    case DType::bf16: return (load<uint16_t>(at) & 0x7f80u) == 0x7f80u;
-    case DType::f16: return (load<uint16_t>(at) & 0x7c00u) == 0x7c00u;
+    case DType::f32:
+      return (load<uint32_t>(at) & 0x7f800000u) == 0x7f800000u;
+    case DType::bf16:
+      return (load<uint16_t>(at) & 0x7f80u) == 0x7f80u;
+    case DType::f16:
+      return (load<uint16_t>(at) & 0x7c00u) == 0x7c00u;
   }
   return false;
 }
@@ -53,9 +57,12 @@ int64_t size_of(DType type) { return type == DType::f32 ? 4 : 2; }
 
 std::string_view to_string(DType type) {
   switch (type) {
-    case DType::f32: return "F32";
-    case DType::f16: return "F16";
-    case DType::bf16: return "BF16";
+    case DType::f32:
+      return "F32";
+    case DType::f16:
+      return "F16";
+    case DType::bf16:
+      return "BF16";
   }
   return "";
 }
@@ -119,7 +126,8 @@ uint16_t to_half(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   const auto sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
   const uint32_t magnitude = bits & 0x7fffffffu;
-  if (magnitude >= 0x7f800000u) return static_cast<uint16_t>(sign | 0x7c00u | (magnitude > 0x7f800000u ? 0x200u : 0u));
+  if (magnitude >= 0x7f800000u)
+    return static_cast<uint16_t>(sign | 0x7c00u | (magnitude > 0x7f800000u ? 0x200u : 0u));
   if (magnitude >= 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00u);  // rounds to infinity
   if (magnitude < 0x38800000u) {
     // Subnormal: adding 0.5 leaves the rounded mantissa in the low bits.
@@ -128,6 +136,13 @@ uint16_t to_half(float value) {
   }
   const uint32_t rounded = magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u);
   return static_cast<uint16_t>(sign | (rounded >> 13));
+}
+
+float rounded_to(DType type, float value) {
+  if (type == DType::f32) return value;
+  if (type == DType::f16) return from_half(to_half(value));
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  return from_bf16(static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16));
 }
 
 }  // namespace grinqh

@@ -41,4 +41,7 @@ int64_t find_non_finite(const TensorView& tensor);
 uint16_t to_half(float value);
 float from_half(uint16_t half);
 
+// The nearest value of the type, ties to even.
+float rounded_to(DType type, float value);
+
 }  // namespace grinqh

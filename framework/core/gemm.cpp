@@ -15,12 +15,12 @@ namespace {
 // BLAS counts in int.
 int as_int(int64_t value) { return static_cast<int>(value); }
 
-void sgemm(CBLAS_TRANSPOSE w_order, Matrix<const float> x, Matrix<const float> w, Matrix<float> y, float scale,
-           Output output) {
+void sgemm(CBLAS_TRANSPOSE w_order, Matrix<const float> x, Matrix<const float> w, Matrix<float> y,
+           float scale, Output output) {
   const float keep = output == Output::add ? 1.0f : 0.0f;
   if (y.rows == 0 || y.cols == 0) return;
-  cblas_sgemm(CblasRowMajor, CblasNoTrans, w_order, as_int(y.rows), as_int(y.cols), as_int(x.cols), scale, x.data,
-              as_int(x.stride), w.data, as_int(w.stride), keep, y.data, as_int(y.stride));
+  cblas_sgemm(CblasRowMajor, CblasNoTrans, w_order, as_int(y.rows), as_int(y.cols), as_int(x.cols), scale,
+              x.data, as_int(x.stride), w.data, as_int(w.stride), keep, y.data, as_int(y.stride));
 }
 
 // Before the first product: threads are ours, not the library's.
@@ -56,8 +56,8 @@ void tiled(Matrix<float> y, const Product& product) {
 
 void matmul_nt(Matrix<const float> x, Matrix<const float> w, Matrix<float> y, Output output) {
   tiled(y, [&](int64_t t0, int64_t t1, int64_t n0, int64_t n1) {
-    sgemm(CblasTrans, x.rows_between(t0, t1), w.rows_between(n0, n1), y.rows_between(t0, t1).cols_between(n0, n1),
-          1.0f, output);
+    sgemm(CblasTrans, x.rows_between(t0, t1), w.rows_between(n0, n1),
+          y.rows_between(t0, t1).cols_between(n0, n1), 1.0f, output);
   });
 }
 
@@ -68,12 +68,14 @@ void matmul_nn(Matrix<const float> x, Matrix<const float> w, Matrix<float> y, Ou
   });
 }
 
-void matmul_nt_serial(Matrix<const float> x, Matrix<const float> w, Matrix<float> y, float scale, Output output) {
+void matmul_nt_serial(Matrix<const float> x, Matrix<const float> w, Matrix<float> y, float scale,
+                      Output output) {
   keep_blas_serial();
   sgemm(CblasTrans, x, w, y, scale, output);
 }
 
-void matmul_nn_serial(Matrix<const float> x, Matrix<const float> w, Matrix<float> y, float scale, Output output) {
+void matmul_nn_serial(Matrix<const float> x, Matrix<const float> w, Matrix<float> y, float scale,
+                      Output output) {
   keep_blas_serial();
   sgemm(CblasNoTrans, x, w, y, scale, output);
 }
@@ -95,5 +97,7 @@ double time_blas_sgemm(int64_t tokens, int64_t in, int64_t out, int repetitions)
   openblas_set_num_threads(1);
   return best;
 }
+
+std::string blas_version() { return openblas_get_config(); }
 
 }  // namespace grinqh

@@ -2,6 +2,8 @@
 // one single-threaded BLAS call, so results do not depend on the number of threads.
 #pragma once
 
+#include <string>
+
 #include "core/matrix.h"
 
 namespace grinqh {
@@ -9,10 +11,12 @@ namespace grinqh {
 enum class Output { overwrite, add };
 
 // y[T, N] = x[T, K] w[N, K]^T (or +=): a linear layer without bias.
-void matmul_nt(Matrix<const float> x, Matrix<const float> w, Matrix<float> y, Output output = Output::overwrite);
+void matmul_nt(Matrix<const float> x, Matrix<const float> w, Matrix<float> y,
+               Output output = Output::overwrite);
 
 // y[T, N] = x[T, K] w[K, N] (or +=).
-void matmul_nn(Matrix<const float> x, Matrix<const float> w, Matrix<float> y, Output output = Output::overwrite);
+void matmul_nn(Matrix<const float> x, Matrix<const float> w, Matrix<float> y,
+               Output output = Output::overwrite);
 
 // The same on the calling thread only, for use inside a parallel task. scale multiplies the product.
 void matmul_nt_serial(Matrix<const float> x, Matrix<const float> w, Matrix<float> y, float scale = 1.0f,
@@ -22,5 +26,8 @@ void matmul_nn_serial(Matrix<const float> x, Matrix<const float> w, Matrix<float
 
 // Seconds that OpenBLAS itself takes for y = x w^T on all threads(): the yardstick of `grinqh bench forward`.
 double time_blas_sgemm(int64_t tokens, int64_t in, int64_t out, int repetitions);
+
+// The library and the kernels that it chose for this processor.
+std::string blas_version();
 
 }  // namespace grinqh

@@ -25,8 +25,8 @@ struct Matrix {
 
   // A view of mutable elements serves wherever a read-only one is expected.
   template <class U>
-    requires std::is_same_v<T, const U>
-  Matrix(Matrix<U> other) : Matrix(other.data, other.rows, other.cols, other.stride) {}
+  requires std::is_same_v<T, const U> Matrix(Matrix<U> other)
+      : Matrix(other.data, other.rows, other.cols, other.stride) {}
 
   T* row(int64_t r) const { return data + r * stride; }
   T& operator()(int64_t r, int64_t c) const { return data[r * stride + c]; }

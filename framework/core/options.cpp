@@ -10,13 +10,20 @@ namespace grinqh {
 
 std::string_view to_string(OptionType type) {
   switch (type) {
-    case OptionType::boolean: return "true or false";
-    case OptionType::integer: return "an integer";
-    case OptionType::real: return "a number";
-    case OptionType::text: return "a string";
-    case OptionType::integer_list: return "a list of integers";
-    case OptionType::real_list: return "a list of numbers";
-    case OptionType::text_list: return "a list of strings";
+    case OptionType::boolean:
+      return "true or false";
+    case OptionType::integer:
+      return "an integer";
+    case OptionType::real:
+      return "a number";
+    case OptionType::text:
+      return "a string";
+    case OptionType::integer_list:
+      return "a list of integers";
+    case OptionType::real_list:
+      return "a list of numbers";
+    case OptionType::text_list:
+      return "a list of strings";
   }
   return "";
 }
@@ -104,7 +111,8 @@ void check_range(const std::string& key, const Setting& setting, Range range) {
     const double number = value.get<double>();
     return number >= range.low && number <= range.high;
   };
-  const bool all = setting.value.is_array() ? std::ranges::all_of(setting.value, within) : within(setting.value);
+  const bool all =
+      setting.value.is_array() ? std::ranges::all_of(setting.value, within) : within(setting.value);
   if (!all)
     bad_input("{}: {} = {}: allowed is {}", setting.where, key, setting.value.dump(), describe(range));
 }
@@ -114,8 +122,10 @@ void check_name(const std::string& key, const Setting& setting, const OneOf& nam
     if (std::ranges::find(names.names, value.get<std::string>()) == names.names.end())
       bad_input("{}: {}", setting.where, unknown_name(key, value.get<std::string>(), names.names));
   };
-  if (setting.value.is_array()) std::ranges::for_each(setting.value, known);
-  else known(setting.value);
+  if (setting.value.is_array())
+    std::ranges::for_each(setting.value, known);
+  else
+    known(setting.value);
 }
 
 void Reader::reject_unknown(std::string_view owner) const {
@@ -128,8 +138,7 @@ std::string describe(Range range) { return fmt::format("{:g} to {:g}", range.low
 
 std::string describe(const OneOf& names) {
   std::string text;
-  for (const std::string& name : names.names)
-    text += fmt::format("{}'{}'", text.empty() ? "" : " or ", name);
+  for (const std::string& name : names.names) text += fmt::format("{}'{}'", text.empty() ? "" : " or ", name);
   return text;
 }
 

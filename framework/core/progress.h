@@ -1,4 +1,5 @@
-// Progress on stderr: a bar with rate and time left on a terminal, one plain line every few seconds elsewhere.
+// Progress on stderr: a bar with rate and time left on a terminal, one plain line every few seconds
+// elsewhere.
 #pragma once
 
 #include <chrono>

@@ -20,7 +20,9 @@
 namespace grinqh {
 
 template <class T>
-concept Configurable = requires { typename T::Options; };
+concept Configurable = requires {
+  typename T::Options;
+};
 
 template <class Base>
 class Registry {
@@ -69,7 +71,7 @@ class Registry {
 };
 
 template <class Base, Configurable T>
-  requires std::derived_from<T, Base>
+requires std::derived_from<T, Base>
 struct Register {
   Register(std::string_view name, std::string_view summary) {
     using Options = typename T::Options;

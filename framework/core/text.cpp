@@ -42,7 +42,8 @@ std::string nearest_name(std::string_view name, std::span<const std::string> can
   return best;
 }
 
-std::string unknown_name(std::string_view what, std::string_view name, std::span<const std::string> candidates) {
+std::string unknown_name(std::string_view what, std::string_view name,
+                         std::span<const std::string> candidates) {
   const std::string near = nearest_name(name, candidates);
   return fmt::format("unknown {} '{}'; known: {}{}", what, name, join(candidates, ", "),
                      near.empty() ? "" : fmt::format(" (did you mean '{}'?)", near));
@@ -89,7 +90,8 @@ std::string slug(std::string_view text) {
 
 std::string read_file(const std::string& path, std::string_view what) {
   std::error_code code;
-  if (std::filesystem::is_directory(path, code)) bad_input("{}: {} is a directory, expected a file", path, what);
+  if (std::filesystem::is_directory(path, code))
+    bad_input("{}: {} is a directory, expected a file", path, what);
   std::ifstream file(path, std::ios::binary);
   if (!file) bad_input("{}: cannot read {}: {}", path, what, std::strerror(errno));
   std::ostringstream text;

@@ -12,7 +12,8 @@ namespace grinqh {
 std::string nearest_name(std::string_view name, std::span<const std::string> candidates);
 
 // "unknown <what> 'rtm'; known: gptq, rtn (did you mean 'rtn'?)"
-std::string unknown_name(std::string_view what, std::string_view name, std::span<const std::string> candidates);
+std::string unknown_name(std::string_view what, std::string_view name,
+                         std::span<const std::string> candidates);
 
 std::string join(std::span<const std::string> parts, std::string_view separator);
 

@@ -8,13 +8,13 @@
 #include <string_view>
 #include <vector>
 
-#include "core/json.h"
 #include "model/config.h"
+#include "model/json_reader.h"
 
 namespace grinqh {
 
 // Adjusts what the common reader found; throws BadInput for what the architecture allows and we do not run.
-using Architecture = std::function<void(const Json& config_json, ModelConfig& config)>;
+using Architecture = std::function<void(const JsonObject& config_json, ModelConfig& config)>;
 
 struct RegisterArchitecture {
   RegisterArchitecture(std::string_view class_name, Architecture architecture);

@@ -30,12 +30,12 @@ struct ModelConfig {
   int64_t max_context = 0;
   double norm_eps = 1e-6;
   RopeConfig rope;
-  bool tied_head = false;       // the embedding serves as output head
+  bool tied_head = false;  // the embedding serves as output head
   bool qkv_bias = false;
-  bool output_bias = false;     // of the attention's output projection
+  bool output_bias = false;  // of the attention's output projection
   bool mlp_bias = false;
-  bool qk_norm = false;         // RMSNorm over head_dim on q and k before RoPE (Qwen3)
-  int64_t bos_token = -1;       // -1: none
+  bool qk_norm = false;    // RMSNorm over head_dim on q and k before RoPE (Qwen3)
+  int64_t bos_token = -1;  // -1: none
   std::vector<int64_t> eos_tokens;
 };
 

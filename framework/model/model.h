@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "core/dtype.h"
+#include "model/checkpoint.h"
 #include "model/config.h"
-#include "model/safetensors.h"
 
 namespace grinqh {
 
@@ -32,7 +32,7 @@ struct Model {
   TensorView final_norm;  // [hidden]
   TensorView head;        // [vocab, hidden]; the embedding's bytes if tied
   std::vector<BlockWeights> blocks;
-  std::string digest;     // of config and weights
+  std::string digest;                            // of config and weights
   std::shared_ptr<const Checkpoint> checkpoint;  // keeps the mapping alive
 
   std::string name() const;  // last component of the folder

@@ -21,9 +21,13 @@ class Tokenizer {
   // `special` adds what the post-processor adds (a BOS token, mostly). Text of added tokens is recognized
   // either way. Invalid UTF-8 is BadInput.
   std::vector<int32_t> encode(std::string_view text, bool special = false) const;
-  // Skips special tokens if asked to. Bytes that are no UTF-8 become U+FFFD, as in the library.
+  // Skips special tokens if asked to. Bytes that are no UTF-8 become U+FFFD and ids without a token (a model
+  // may have more rows than its tokenizer) become nothing, as in the library.
   std::string decode(const std::vector<int32_t>& ids, bool skip_special = false) const;
+  // One more than the largest id.
   int64_t vocab() const;
+  // Whether the post-processor puts a token before every text.
+  bool adds_bos() const { return !encode("", true).empty(); }
 
  private:
   struct Impl;

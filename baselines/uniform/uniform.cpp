@@ -1,0 +1,35 @@
+// One level for all channels, tokens and layers: how fixed-precision methods run, and what isolates the gain
+// of grading on nested layouts.
+#include "quant/precision_policy.h"
+
+namespace grinqh {
+namespace {
+
+class Uniform final : public PrecisionPolicy {
+ public:
+  struct Options {
+    int level = 0;
+    template <class V>
+    void fields(V& v) {
+      v("level", level, Range{0, 16}, "bits of every weight that are read; 0: all that the layer stores");
+    }
+  };
+
+  explicit Uniform(Options options)
+      : level_(options.level == 0 ? kFullLevel : static_cast<Level>(options.level)) {}
+
+  void prepare(const LinearTask&, const QuantizedLinear& quantized) override { quantized.resolve(level_); }
+
+  Precision choose(const std::string&, std::span<const Step>, Matrix<const float>,
+                   Matrix<Level>) const override {
+    return {level_, {}};
+  }
+
+ private:
+  Level level_;
+};
+
+const Register<PrecisionPolicy, Uniform> plugin{"uniform", "one level for everything"};
+
+}  // namespace
+}  // namespace grinqh

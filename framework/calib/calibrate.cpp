@@ -1,0 +1,157 @@
+#include "calib/calibrate.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/progress.h"
+#include "core/registry.h"
+#include "core/text.h"
+
+namespace grinqh {
+
+namespace {
+
+constexpr int64_t kBatchTokens = 2048;
+
+bool covered(const CalibrationPlan& plan, const std::string& id) {
+  return std::ranges::any_of(plan.layers,
+                             [&](const std::string& pattern) { return glob_match(pattern, id); });
+}
+
+// Collectors of the inputs of one block, found by the first layer that sees them.
+class BlockCollectors {
+ public:
+  BlockCollectors(const BlockWeights& block, const CollectorNames& names) {
+    for (const auto& layers : inputs_of(block)) {
+      Site& site = sites_.emplace_back();
+      site.layers = layers;
+      for (const std::string& name : names)
+        site.collectors.emplace(name, Registry<Collector>::get().make(name));
+    }
+  }
+
+  void observe(const LinearWeights& linear, Matrix<const float> x) {
+    for (Site& site : sites_)
+      if (site.layers.front() == &linear) {
+        site.tokens += x.rows;
+        for (auto& [name, collector] : site.collectors) collector->observe(x);
+      }
+  }
+
+  void finish(CalibrationStats& stats) {
+    for (Site& site : sites_) {
+      auto layer_stats = std::make_shared<LayerStats>();
+      layer_stats->tokens = site.tokens;
+      for (auto& [name, collector] : site.collectors) {
+        std::vector<float> values = collector->finish();
+        if (!std::ranges::all_of(values, [](float value) { return std::isfinite(value); }))
+          fail("{}: statistic '{}' is not finite", site.layers.front()->id, name);
+        layer_stats->values.emplace(name, std::move(values));
+      }
+      for (const LinearWeights* layer : site.layers) stats.insert_or_assign(layer->id, layer_stats);
+    }
+  }
+
+ private:
+  struct Site {
+    std::vector<const LinearWeights*> layers;
+    std::map<std::string, std::unique_ptr<Collector>, std::less<>> collectors;
+    int64_t tokens = 0;
+  };
+  std::vector<Site> sites_;
+};
+
+// The residual stream of all calibration tokens, advanced block by block. float32 [tokens, hidden].
+class ResidualStream {
+ public:
+  ResidualStream(const Transformer& transformer, Matrix<const int32_t> windows)
+      : transformer_(transformer),
+        context_(windows.cols),
+        x_(windows.rows * windows.cols, transformer.hidden()) {
+    const int64_t step = std::max<int64_t>(1, kBatchTokens / windows.cols);
+    for (int64_t w = 0; w < windows.rows; w += step) {
+      const int64_t end = std::min(w + step, windows.rows);
+      batches_.push_back(Batch::of_windows(windows.rows_between(w, end), windows.cols));
+      const MatrixBuffer<float> embedded = transformer.embed(batches_.back());
+      std::copy_n(embedded.data(), embedded.size(), x_.row(w * context_));
+    }
+  }
+
+  int64_t tokens() const { return x_.rows(); }
+
+  // Runs a block over all windows; with `keep` its output replaces the stream.
+  void run(int64_t block, LinearExecutor& linears, bool keep, Progress& progress) {
+    int64_t row = 0;
+    for (const Batch& batch : batches_) {
+      const Matrix<float> rows = x_.view().rows_between(row, row + batch.rows());
+      row += batch.rows();
+      linears.begin_batch(batch.steps);
+      if (keep) {
+        transformer_.run_block(block, batch, rows, linears, nullptr);
+      } else {
+        MatrixBuffer<float> copy(rows.rows, rows.cols);
+        std::copy_n(rows.data, copy.size(), copy.data());
+        transformer_.run_block(block, batch, copy, linears, nullptr);
+      }
+      progress.advance(batch.rows());
+    }
+  }
+
+ private:
+  const Transformer& transformer_;
+  int64_t context_;
+  MatrixBuffer<float> x_;
+  std::vector<Batch> batches_;
+};
+
+void quantize_block(const BlockWeights& block, const Quantizer& quantizer, const CalibrationPlan& plan,
+                    Calibrated& result) {
+  static const LayerStats kNothing;
+  for (const auto& layers : inputs_of(block))
+    for (const LinearWeights* layer : layers) {
+      if (!covered(plan, layer->id)) continue;
+      const auto stats = result.stats.find(layer->id);
+      const MatrixBuffer<float> weight = to_float(layer->weight);
+      result.model.layers.emplace(
+          layer->id,
+          quantizer.quantize({layer->id, weight, stats == result.stats.end() ? kNothing : *stats->second}));
+    }
+}
+
+}  // namespace
+
+std::vector<std::vector<const LinearWeights*>> inputs_of(const BlockWeights& block) {
+  return {{&block.q, &block.k, &block.v}, {&block.o}, {&block.gate, &block.up}, {&block.down}};
+}
+
+Calibrated calibrate_and_quantize(const Transformer& transformer, const Quantizer& quantizer,
+                                  const CalibrationPlan& plan, const CalibrationStats* known) {
+  Calibrated result;
+  const std::vector<BlockWeights>& blocks = transformer.model().blocks;
+  if (known || plan.collectors.empty()) {
+    if (known) result.stats = *known;
+    for (const BlockWeights& block : blocks) quantize_block(block, quantizer, plan, result);
+    return result;
+  }
+
+  ResidualStream stream(transformer, plan.windows);
+  const bool propagate = plan.inputs == CalibrationInputs::quantized;
+  Progress progress("calibrating", stream.tokens() * transformer.blocks() * (propagate ? 2 : 1), "tokens");
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    const auto block = static_cast<int64_t>(i);
+    BlockCollectors collectors(blocks[i], plan.collectors);
+    FloatLinears linears;
+    ObservedLinears observed(
+        linears, [&](const LinearWeights& linear, Matrix<const float> x) { collectors.observe(linear, x); });
+    stream.run(block, observed, !propagate, progress);
+    collectors.finish(result.stats);
+    quantize_block(blocks[i], quantizer, plan, result);
+    if (propagate) {
+      QuantizedLinears quantized(result.model, nullptr);
+      stream.run(block, quantized, true, progress);
+    }
+  }
+  return result;
+}
+
+}  // namespace grinqh

@@ -1,0 +1,21 @@
+// The perplexity of a checkpoint as it is, by a named protocol: what `grinqh eval` prints.
+#pragma once
+
+#include <filesystem>
+#include <string_view>
+
+#include "model/model.h"
+
+namespace grinqh {
+
+struct TextPerplexity {
+  double perplexity = 0;
+  int64_t tokens = 0;  // scored
+  int64_t windows = 0;
+  double seconds = 0;  // without loading
+};
+
+TextPerplexity perplexity_of(const Model& model, const std::filesystem::path& text, std::string_view protocol,
+                             int64_t context);
+
+}  // namespace grinqh

@@ -1,0 +1,39 @@
+// Stages of a sweep that several cells share, kept on disk by the digest of what they depend on: calibration
+// windows that were sampled, statistics, and the float model's final hidden states.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "calib/calibrate.h"
+#include "eval/evaluator.h"
+
+namespace grinqh {
+
+struct CachedStats {
+  CalibrationStats stats;
+  double seconds = 0;  // that collecting them took
+};
+
+class ArtifactCache {
+ public:
+  explicit ArtifactCache(std::filesystem::path folder) : folder_(std::move(folder)) {}
+
+  // Each returns what is stored under the key, or computes and stores it. A damaged file counts as absent.
+  MatrixBuffer<int32_t> windows(const std::string& key,
+                                const std::function<MatrixBuffer<int32_t>()>& compute) const;
+  std::unique_ptr<ReferenceFeatures> features(const std::string& key, const Transformer& transformer,
+                                              const Windows& windows) const;
+
+  std::optional<CachedStats> load_stats(const std::string& key) const;
+  void save_stats(const std::string& key, const CachedStats& stats) const;
+
+ private:
+  std::filesystem::path path(const std::string& stage, const std::string& key) const;
+  std::filesystem::path folder_;
+};
+
+}  // namespace grinqh

@@ -1,0 +1,255 @@
+#include "experiment/runner.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "calib/calibration_windows.h"
+#include "core/device.h"
+#include "core/digest.h"
+#include "core/registry.h"
+#include "experiment/provenance.h"
+#include "experiment/rehearsal.h"
+#include "store/result_file.h"
+
+namespace grinqh {
+
+namespace {
+
+class Stopwatch {
+ public:
+  double seconds() const {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  }
+
+ private:
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+// Cells of one model whose methods quantize its weights alike.
+struct QuantizationGroup {
+  Json identity;
+  CollectorNames
+      collectors;  // of all its methods, whether pending or not: the cached statistics then fit any
+  std::vector<const Cell*> pending;
+};
+
+class Runner {
+ public:
+  Runner(const ExperimentSpec& spec, const RunOptions& options)
+      : spec_(spec),
+        options_(options),
+        cache_(options.folder / "cache"),
+        environment_(environment_provenance()) {
+    for (const MethodSpec& method : spec.methods) rehearse(method);
+    for (const auto& folder : spec.models) stages_.push_back(std::make_unique<ModelStage>(spec, folder));
+    cells_ = make_cells(spec, stages_, options.folder);
+  }
+
+  RunOutcome run() {
+    std::vector<QuantizationGroup> groups;
+    for (const Cell& cell : cells_) {
+      const bool pending = options_.fresh || !cell.finished();
+      outcome_.reused += !pending;
+      if (options_.dry_run) fmt::print("{:10} {}\n", pending ? "to compute" : "finished", cell.name());
+      add_to_group(cell, pending, groups);
+    }
+    if (options_.dry_run) return outcome_;
+    for (const QuantizationGroup& group : groups)
+      if (!group.pending.empty()) run_group(group);
+    for (const Cell& cell : cells_)
+      if (std::filesystem::exists(cell.path)) outcome_.results.push_back(cell.path);
+    return outcome_;
+  }
+
+ private:
+  void add_to_group(const Cell& cell, bool pending, std::vector<QuantizationGroup>& groups) const {
+    Json identity = quantization_identity(spec_, *cell.stage, *cell.method);
+    identity.erase("calibration");  // a policy that needs it changes nothing about the weights
+    auto group = std::ranges::find(groups, identity, &QuantizationGroup::identity);
+    if (group == groups.end()) group = groups.insert(groups.end(), {identity, {}, {}});
+    group->collectors.merge(cell.method->needs());
+    if (pending) group->pending.push_back(&cell);
+  }
+
+  // Quantizes once, then evaluates method by method.
+  void run_group(const QuantizationGroup& group) {
+    const Stopwatch watch;
+    double collecting_seconds = 0;
+    Calibrated calibrated;
+    try {
+      calibrated = quantize(group, collecting_seconds);
+    } catch (const BadInput&) {
+      throw;
+    } catch (const Error& error) {
+      for (const Cell* cell : group.pending) record_failure(*cell, error.what());
+      return;
+    }
+    const double quantize_seconds = watch.seconds() + collecting_seconds;
+    for (auto cell = group.pending.begin(); cell != group.pending.end();) {
+      const auto end = std::find_if(cell, group.pending.end(),
+                                    [&](const Cell* other) { return other->method != (*cell)->method; });
+      run_method({cell, end}, calibrated, quantize_seconds);
+      cell = end;
+    }
+  }
+
+  // `seconds`: spent on statistics that were found in the cache.
+  Calibrated quantize(const QuantizationGroup& group, double& seconds) {
+    const Cell& cell = *group.pending.front();
+    const ModelStage& stage = *cell.stage;
+    const auto quantizer =
+        Registry<Quantizer>::get().make(cell.method->quantizer.name, cell.method->quantizer.settings);
+    CalibrationPlan plan;
+    plan.inputs = spec_.calibration.inputs;
+    plan.collectors = group.collectors;
+    plan.layers = cell.method->layers;
+    if (group.collectors.empty()) return calibrate_and_quantize(stage.transformer, *quantizer, plan);
+
+    Json identity = group.identity;
+    identity["calibration"] = stage.calibration_identity;
+    identity["collectors"] = group.collectors;
+    const std::string key = digest_of(identity.dump());
+    if (const auto cached = cache_.load_stats(key)) {
+      seconds = cached->seconds;
+      return calibrate_and_quantize(stage.transformer, *quantizer, plan, &cached->stats);
+    }
+    const MatrixBuffer<int32_t> windows = calibration_windows(stage);
+    plan.windows = windows.view();
+    const Stopwatch watch;
+    Calibrated calibrated = calibrate_and_quantize(stage.transformer, *quantizer, plan);
+    cache_.save_stats(key, {calibrated.stats, watch.seconds()});
+    return calibrated;
+  }
+
+  MatrixBuffer<int32_t> calibration_windows(const ModelStage& stage) const {
+    const CalibrationSpec& calibration = spec_.calibration;
+    if (calibration.text != "self")
+      return spread_windows(stage.calibration_tokens, calibration.windows, calibration.context);
+    const Json identity{{"model", stage.model.digest},
+                        {"windows", calibration.windows},
+                        {"context", calibration.context},
+                        {"seed", spec_.seed}};
+    return cache_.windows(digest_of(identity.dump()), [&] {
+      return sample_windows(stage.transformer, calibration.windows, calibration.context,
+                            static_cast<uint64_t>(spec_.seed));
+    });
+  }
+
+  // Cells of one method: they share the prepared policy.
+  void run_method(std::span<const Cell* const> cells, const Calibrated& calibrated, double quantize_seconds) {
+    const MethodSpec& method = *cells.front()->method;
+    const ModelStage& stage = *cells.front()->stage;
+    const Stopwatch watch;
+    const auto policy = Registry<PrecisionPolicy>::get().make(method.policy.name, method.policy.settings);
+    static const LayerStats kNothing;
+    for (const BlockWeights& block : stage.model.blocks)
+      for (const auto& layers : inputs_of(block))
+        for (const LinearWeights* layer : layers) {
+          const auto quantized = calibrated.model.layers.find(layer->id);
+          if (quantized == calibrated.model.layers.end()) continue;
+          const auto stats = calibrated.stats.find(layer->id);
+          const MatrixBuffer<float> weight = to_float(layer->weight);
+          policy->prepare({layer->id, weight, stats == calibrated.stats.end() ? kNothing : *stats->second},
+                          *quantized->second);
+        }
+    const double seconds = quantize_seconds + watch.seconds();
+    for (const Cell* cell : cells) {
+      try {
+        evaluate(*cell, calibrated.model, *policy, seconds);
+      } catch (const BadInput&) {
+        throw;
+      } catch (const Error& error) {
+        record_failure(*cell, error.what());
+      }
+    }
+  }
+
+  void evaluate(const Cell& cell, const QuantizedModel& quantized, const PrecisionPolicy& policy,
+                double quantize_seconds) {
+    const ModelStage& stage = *cell.stage;
+    std::unique_ptr<ReferenceFeatures> reference;
+    if (cell.evaluation->reference) {
+      Digest key;
+      key.add_field(stage.model.digest)
+          .add(std::as_bytes(
+              std::span(cell.windows->tokens.data(), static_cast<size_t>(cell.windows->tokens.size()))));
+      key.add_field(std::to_string(cell.windows->context()));
+      reference = cache_.features(key.hex(), stage.transformer, *cell.windows);
+    }
+    QuantizedLanguageModel subject(stage.transformer, quantized, &policy, cell.method->prefill_level);
+    const auto evaluator =
+        Registry<Evaluator>::get().make(cell.evaluation->evaluator.name, cell.evaluation->evaluator.settings);
+    ResultWriter result(cell.path, cell.digest);
+    write_row(cell, result);
+    const Stopwatch watch;
+    evaluator->run({subject, reference.get(), *cell.windows, cell.evaluation->prompt_tokens(),
+                    fmt::format("[{}/{}] {}", cell.order + 1, cells_.size(), cell.name())},
+                   result);
+    result.scalar("stored_bits", quantized.stored_bits(), "bit");
+    result.scalar("quantize_seconds", quantize_seconds, "s");
+    result.scalar("evaluate_seconds", watch.seconds(), "s");
+    result.text("status", "ok");
+    for (const auto& [id, layer] : quantized.layers)
+      kernels_.insert(find_kernel(layer->layout(), Device::cpu).name);
+    write_provenance(cell, result);
+    result.commit();
+    ++outcome_.computed;
+  }
+
+  void record_failure(const Cell& cell, const std::string& why) {
+    fmt::print(stderr, "grinqh: {} failed: {}\n", cell.name(), why);
+    ResultWriter result(cell.path, cell.digest);
+    write_row(cell, result);
+    result.text("status", "failed: " + why);
+    write_provenance(cell, result);
+    result.commit();
+    ++outcome_.failed;
+  }
+
+  void write_row(const Cell& cell, ResultWriter& result) const {
+    Json options = cell.method->quantizer.options;
+    options["policy"] = cell.method->policy.options;
+    if (cell.method->layers != std::vector<std::string>{"*"}) options["layers"] = cell.method->layers;
+    if (cell.method->prefill_level != kFullLevel) options["phase_prefill"] = cell.method->prefill_level;
+    result.text("model", cell.stage->model.name());
+    result.text("quantizer", cell.method->quantizer.name);
+    result.text("policy", cell.method->policy.name);
+    result.text("options", options.dump());
+    result.text("label", cell.method->label);
+    result.text("device", "cpu");
+    result.text("dataset", cell.evaluation->text.filename().string());
+    result.text("protocol", cell.evaluation->protocol);
+    result.text("phase", to_string(cell.evaluation->phase));
+    result.integer("context", cell.evaluation->context);
+    result.integer("seed", spec_.seed);
+    result.integer("order", cell.order);
+  }
+
+  void write_provenance(const Cell& cell, ResultWriter& result) const {
+    for (const auto& [key, value] : environment_) result.provenance(key, value);
+    result.provenance("command", options_.command);
+    result.provenance("experiment", spec_.title);
+    result.provenance("resolved_toml", cell_toml(spec_, cell));
+    result.provenance("model_digest", cell.stage->model.digest);
+    result.provenance("text_digest", digest_of(read_file(cell.evaluation->text.string(), "text")));
+    result.provenance("calibration", cell.stage->calibration_identity.dump());
+    result.provenance("kernels", join(std::vector<std::string>(kernels_.begin(), kernels_.end()), ", "));
+  }
+
+  const ExperimentSpec& spec_;
+  const RunOptions& options_;
+  ArtifactCache cache_;
+  std::map<std::string, std::string> environment_;
+  std::vector<std::unique_ptr<ModelStage>> stages_;
+  std::vector<Cell> cells_;
+  std::set<std::string> kernels_;  // that ran
+  RunOutcome outcome_;
+};
+
+}  // namespace
+
+RunOutcome run_experiment(const ExperimentSpec& spec, const RunOptions& options) {
+  return Runner(spec, options).run();
+}
+
+}  // namespace grinqh

@@ -1,0 +1,207 @@
+#include "quant/level_gemm.h"
+
+#include <algorithm>
+#include <numeric>
+#include <vector>
+
+#include "core/error.h"
+#include "core/gemm.h"
+#include "core/parallel.h"
+
+namespace grinqh {
+
+namespace {
+
+constexpr int64_t kFewTokens = 4;  // up to here each token's weights are dequantized for itself
+constexpr int64_t kTileTokens = 256;
+constexpr int64_t kCompactTokens = 64;  // fewer tokens share a column list: their union stays small
+constexpr int64_t kTileOutputs = 1024;
+constexpr double kDenseShare = 0.6;  // above, gathering columns costs more than it saves
+
+int64_t tiles(int64_t count, int64_t tile) { return (count + tile - 1) / tile; }
+
+// y = x W(levels)^T, dequantizing a few rows at a time.
+void multiply_rowwise(const QuantizedLinear& linear, std::span<const Level> levels, Matrix<const float> x,
+                      Matrix<float> y) {
+  constexpr int64_t kRows = 64;
+  parallel_for(tiles(linear.out(), kRows), [&](int64_t task) {
+    const int64_t begin = task * kRows;
+    const int64_t end = std::min(begin + kRows, linear.out());
+    thread_local std::vector<float> scratch;
+    scratch.resize(static_cast<size_t>((end - begin) * linear.in()));
+    const Matrix<float> w(scratch.data(), end - begin, linear.in());
+    linear.dequantize_rows(levels, begin, end, w);
+    matmul_nt_serial(x, w, y.cols_between(begin, end));
+  });
+}
+
+// Rows of a batch whose channels all have one level, by level; and the others.
+struct RowSplit {
+  std::vector<int64_t> uniform[kMaxLevel + 1];
+  std::vector<int64_t> graded;
+
+  explicit RowSplit(Matrix<const Level> levels) {
+    for (int64_t t = 0; t < levels.rows; ++t) {
+      const std::span<const Level> row = levels.row_span(t);
+      const bool same = std::ranges::all_of(row, [&](Level level) { return level == row[0]; });
+      (same ? uniform[row[0]] : graded).push_back(t);
+    }
+  }
+};
+
+// y rows = x rows w^T for the listed rows only.
+void multiply_listed_rows(std::span<const int64_t> rows, Matrix<const float> x, Matrix<const float> w,
+                          Matrix<float> y) {
+  MatrixBuffer<float> x_rows(static_cast<int64_t>(rows.size()), x.cols);
+  MatrixBuffer<float> y_rows(static_cast<int64_t>(rows.size()), y.cols);
+  for (size_t i = 0; i < rows.size(); ++i)
+    std::copy_n(x.row(rows[i]), x.cols, x_rows.row(static_cast<int64_t>(i)));
+  matmul_nt(x_rows, w, y_rows);
+  for (size_t i = 0; i < rows.size(); ++i)
+    std::copy_n(y_rows.row(static_cast<int64_t>(i)), y.cols, y.row(rows[i]));
+}
+
+// The step of one level for graded rows: y += (x o [level >= b]) delta^T, with delta transposed to [in, out].
+class LevelStep {
+ public:
+  LevelStep(Level level, Matrix<const float> delta, const ForwardArgs& args)
+      : level_(level), delta_(delta), args_(args) {}
+
+  void add(std::span<const int64_t> rows) const {
+    const int64_t across = tiles(args_.y.cols, kTileOutputs);
+    const int64_t down = tiles(static_cast<int64_t>(rows.size()), kTileTokens);
+    parallel_for(down * across, [&](int64_t task) {
+      const int64_t t0 = task / across * kTileTokens;
+      const auto tile = rows.subspan(static_cast<size_t>(t0),
+                                     std::min<size_t>(kTileTokens, rows.size() - static_cast<size_t>(t0)));
+      const int64_t n0 = task % across * kTileOutputs;
+      add_tile(tile, n0, std::min(n0 + kTileOutputs, args_.y.cols));
+    });
+  }
+
+ private:
+  // Channels that one of the rows reads at this level.
+  std::vector<int32_t> active_channels(std::span<const int64_t> rows) const {
+    thread_local std::vector<uint8_t> any;
+    any.assign(static_cast<size_t>(args_.x.cols), 0);
+    for (const int64_t t : rows) {
+      const Level* levels = args_.precision.levels.row(t);
+      for (size_t i = 0; i < any.size(); ++i) any[i] |= levels[i] >= level_;
+    }
+    std::vector<int32_t> active;
+    for (size_t i = 0; i < any.size(); ++i)
+      if (any[i]) active.push_back(static_cast<int32_t>(i));
+    return active;
+  }
+
+  void add_tile(std::span<const int64_t> rows, int64_t n0, int64_t n1) const {
+    std::vector<std::pair<std::span<const int64_t>, std::vector<int32_t>>> parts;
+    double share = 0;
+    for (size_t begin = 0; begin < rows.size(); begin += kCompactTokens) {
+      const auto part = rows.subspan(begin, std::min<size_t>(kCompactTokens, rows.size() - begin));
+      parts.emplace_back(part, active_channels(part));
+      share += static_cast<double>(parts.back().second.size() * part.size());
+    }
+    share /= static_cast<double>(rows.size()) * static_cast<double>(args_.x.cols);
+    if (share > kDenseShare) {
+      std::vector<int32_t> all(static_cast<size_t>(args_.x.cols));
+      std::iota(all.begin(), all.end(), 0);
+      multiply(rows, all, delta_.cols_between(n0, n1), n0, n1);
+      return;
+    }
+    thread_local std::vector<float> gathered;
+    for (const auto& [part, active] : parts) {
+      if (active.empty()) continue;
+      gathered.resize(active.size() * static_cast<size_t>(n1 - n0));
+      const Matrix<float> columns(gathered.data(), static_cast<int64_t>(active.size()), n1 - n0);
+      for (size_t j = 0; j < active.size(); ++j)
+        std::copy_n(delta_.row(active[j]) + n0, n1 - n0, columns.row(static_cast<int64_t>(j)));
+      multiply(part, active, columns, n0, n1);
+    }
+  }
+
+  // y[rows, n0:n1] += x[rows, active] (masked) w, w: [active, n1 - n0].
+  void multiply(std::span<const int64_t> rows, std::span<const int32_t> active, Matrix<const float> w,
+                int64_t n0, int64_t n1) const {
+    thread_local std::vector<float> x_scratch, y_scratch;
+    const auto count = static_cast<int64_t>(rows.size());
+    const auto width = static_cast<int64_t>(active.size());
+    x_scratch.resize(static_cast<size_t>(count * width));
+    y_scratch.resize(static_cast<size_t>(count * (n1 - n0)));
+    const Matrix<float> x(x_scratch.data(), count, width);
+    const Matrix<float> y(y_scratch.data(), count, n1 - n0);
+    for (int64_t r = 0; r < count; ++r) {
+      const float* from = args_.x.row(rows[static_cast<size_t>(r)]);
+      const Level* levels = args_.precision.levels.row(rows[static_cast<size_t>(r)]);
+      float* to = x.row(r);
+      for (int64_t j = 0; j < width; ++j) {
+        const int32_t i = active[static_cast<size_t>(j)];
+        to[j] = levels[i] >= level_ ? from[i] : 0.0f;
+      }
+    }
+    matmul_nn_serial(x, w, y);
+    for (int64_t r = 0; r < count; ++r) {
+      float* to = args_.y.row(rows[static_cast<size_t>(r)]) + n0;
+      for (int64_t n = 0; n < n1 - n0; ++n) to[n] += y(r, n);
+    }
+  }
+
+  Level level_;
+  Matrix<const float> delta_;
+  const ForwardArgs& args_;
+};
+
+// delta = (current - previous)^T, in blocks that stay in cache.
+void transposed_difference(Matrix<const float> current, const MatrixBuffer<float>& previous,
+                           Matrix<float> delta) {
+  constexpr int64_t kBlock = 32;
+  const bool first = previous.size() == 0;
+  parallel_for(tiles(current.rows, kBlock), [&](int64_t task) {
+    const int64_t n0 = task * kBlock, n1 = std::min(n0 + kBlock, current.rows);
+    for (int64_t k0 = 0; k0 < current.cols; k0 += kBlock) {
+      const int64_t k1 = std::min(k0 + kBlock, current.cols);
+      for (int64_t k = k0; k < k1; ++k)
+        for (int64_t n = n0; n < n1; ++n)
+          delta(k, n) = current(n, k) - (first ? 0.0f : previous.view()(n, k));
+    }
+  });
+}
+
+void multiply_batch(const QuantizedLinear& linear, const ForwardArgs& args) {
+  const RowSplit rows(args.precision.levels);
+  for (int64_t t = 0; t < args.y.rows; ++t) std::fill_n(args.y.row(t), args.y.cols, 0.0f);
+  MatrixBuffer<float> previous;
+  MatrixBuffer<float> delta(rows.graded.empty() ? 0 : linear.in(), linear.out());
+  for (const Level level : linear.levels()) {
+    if (level == 0 || (rows.uniform[level].empty() && rows.graded.empty())) continue;
+    MatrixBuffer<float> current = linear.dequantize(level);
+    if (!rows.uniform[level].empty()) multiply_listed_rows(rows.uniform[level], args.x, current, args.y);
+    if (rows.graded.empty()) continue;
+    transposed_difference(current, previous, delta);
+    LevelStep(level, delta, args).add(rows.graded);
+    previous = std::move(current);
+  }
+}
+
+}  // namespace
+
+void forward_by_levels(const QuantizedLinear& linear, const ForwardArgs& args) {
+  check(args.x.cols == linear.in() && args.y.cols == linear.out() && args.x.rows == args.y.rows,
+        "forward: shapes");
+  const bool uniform = args.precision.levels.empty();
+  if (args.x.rows > kFewTokens) {
+    if (uniform)
+      matmul_nt(args.x, linear.dequantize(args.precision.uniform), args.y);
+    else
+      multiply_batch(linear, args);
+  } else if (uniform) {
+    const std::vector<Level> levels(static_cast<size_t>(linear.in()), linear.resolve(args.precision.uniform));
+    multiply_rowwise(linear, levels, args.x, args.y);
+  } else {
+    for (int64_t t = 0; t < args.x.rows; ++t)
+      multiply_rowwise(linear, args.precision.levels.row_span(t), args.x.rows_between(t, t + 1),
+                       args.y.rows_between(t, t + 1));
+  }
+}
+
+}  // namespace grinqh

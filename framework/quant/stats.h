@@ -1,0 +1,40 @@
+// Statistics of the inputs of linear layers: plain data under open names, filled by collectors.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <set>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/error.h"
+#include "core/matrix.h"
+
+namespace grinqh {
+
+struct LayerStats {
+  int64_t tokens = 0;
+  std::map<std::string, std::vector<float>, std::less<>> values;  // by collector name
+
+  // BadInput naming the statistic if it was not collected.
+  std::span<const float> at(std::string_view name) const {
+    if (const auto it = values.find(name); it != values.end()) return it->second;
+    bad_input("statistic '{}' was not collected for this layer", name);
+  }
+};
+
+using CollectorNames = std::set<std::string, std::less<>>;
+
+// Sees the inputs of one linear layer, batch after batch; registered by name like every plugin. The result
+// must not depend on how the tokens were cut into batches nor on the number of threads.
+class Collector {
+ public:
+  static constexpr std::string_view kind = "collector";
+  virtual ~Collector() = default;
+  virtual void observe(Matrix<const float> x) = 0;  // [tokens, in]
+  virtual std::vector<float> finish() = 0;
+};
+
+}  // namespace grinqh

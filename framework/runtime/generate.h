@@ -1,0 +1,32 @@
+// Token-by-token generation for a batch of prompts of equal length.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "runtime/linear_executor.h"
+#include "runtime/transformer.h"
+
+namespace grinqh {
+
+struct Sampling {
+  double temperature = 0;  // 0: greedy
+  uint64_t seed = 0;
+  uint64_t first_stream = 0;  // sequence s draws from stream first_stream + s of the seed
+};
+
+// Continues every prompt by `count` tokens; the prompts run in phase prefill, each further token is one
+// decode step. `on_token(sequence, token)` is called as tokens come; returning false ends all. prompts:
+// [sequences, length]. Returns [sequences][count], shorter if ended.
+std::vector<std::vector<int32_t>> generate(
+    const Transformer& transformer, LinearExecutor& linears, Matrix<const int32_t> prompts, int64_t count,
+    const Sampling& sampling,
+    const std::function<bool(size_t, int32_t)>& on_token = [](size_t, int32_t) { return true; });
+
+// The index of the greatest logit (the first of equals), or a draw from softmax(logits / temperature).
+int32_t argmax(std::span<const float> logits);
+int32_t sample(std::span<const float> logits, double temperature, double uniform);
+
+}  // namespace grinqh

@@ -1,0 +1,85 @@
+#include "runtime/linear_executor.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "core/gemm.h"
+#include "core/parallel.h"
+#include "runtime/ops.h"
+
+namespace grinqh {
+
+void FloatLinears::run(const LinearWeights& linear, Matrix<const float> x, Matrix<float> y) {
+  constexpr int64_t kFewTokens = 16;  // up to here a few rows of weights at a time are converted in cache
+  constexpr int64_t kRows = 64;
+  if (x.rows > kFewTokens) {
+    matmul_nt(x, to_float(linear.weight), y);
+  } else {
+    parallel_for((y.cols + kRows - 1) / kRows, [&](int64_t task) {
+      const int64_t begin = task * kRows, end = std::min(begin + kRows, y.cols);
+      thread_local std::vector<float> scratch;
+      scratch.resize(static_cast<size_t>((end - begin) * x.cols));
+      const Matrix<float> w(scratch.data(), end - begin, x.cols);
+      to_float(linear.weight, begin, end, w);
+      matmul_nt_serial(x, w, y.cols_between(begin, end));
+    });
+  }
+  if (!linear.bias.empty()) add_bias(y, to_float_vector(linear.bias));
+}
+
+QuantizedLinears::QuantizedLinears(const QuantizedModel& model, const PrecisionPolicy* policy,
+                                   Level prefill_level)
+    : model_(model), policy_(policy), prefill_level_(prefill_level) {}
+
+void QuantizedLinears::begin_batch(std::span<const Step> steps) {
+  steps_.assign(steps.begin(), steps.end());
+  decoded_rows_ = std::ranges::count(steps_, Phase::decode, &Step::phase);
+  traffic_.codes.assign(steps.size(), 0);
+  traffic_.total.assign(steps.size(), 0);
+}
+
+void QuantizedLinears::run(const LinearWeights& linear, Matrix<const float> x, Matrix<float> y) {
+  const auto it = model_.layers.find(linear.id);
+  if (it == model_.layers.end()) return float_.run(linear, x, y);
+  const QuantizedLinear& layer = *it->second;
+  const Precision precision = choose(layer, linear.id, x);
+  count(layer, precision);
+  find_kernel(layer.layout(), Device::cpu).forward(layer, {x, y, precision});
+  if (!linear.bias.empty()) add_bias(y, to_float_vector(linear.bias));
+}
+
+Precision QuantizedLinears::choose(const QuantizedLinear& layer, const std::string& id,
+                                   Matrix<const float> x) {
+  const Level prefill = layer.resolve(prefill_level_);
+  if (decoded_rows_ == 0) return {prefill, {}};
+  if (!policy_) return {layer.full_level(), {}};
+  scratch_.resize(static_cast<size_t>(x.rows * x.cols));
+  const Matrix<Level> levels(scratch_.data(), x.rows, x.cols);
+  Precision chosen = policy_->choose(id, steps_, x, levels);
+  if (chosen.levels.empty()) chosen.uniform = layer.resolve(chosen.uniform);
+  if (decoded_rows_ == x.rows) return chosen;
+  for (int64_t t = 0; t < x.rows; ++t) {
+    if (steps_[static_cast<size_t>(t)].phase == Phase::prefill)
+      std::ranges::fill(levels.row_span(t), prefill);
+    else if (chosen.levels.empty())
+      std::ranges::fill(levels.row_span(t), chosen.uniform);
+  }
+  return {kFullLevel, levels};
+}
+
+void QuantizedLinears::count(const QuantizedLinear& layer, const Precision& precision) {
+  const auto add = [&](size_t row, const BitCount& bits) {
+    traffic_.codes[row] += bits.codes();
+    traffic_.total[row] += bits.total();
+  };
+  if (precision.levels.empty()) {
+    const BitCount bits = layer.read_bits(LevelCounts::uniform(precision.uniform, layer.in()));
+    for (size_t row = 0; row < steps_.size(); ++row) add(row, bits);
+  } else {
+    for (size_t row = 0; row < steps_.size(); ++row)
+      add(row, layer.read_bits(
+                   LevelCounts::of(precision.levels.row_span(static_cast<int64_t>(row)), layer.levels())));
+  }
+}
+
+}  // namespace grinqh

@@ -1,0 +1,125 @@
+#include "runtime/transformer.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "core/parallel.h"
+#include "core/vector_math.h"
+
+namespace grinqh {
+
+Transformer::Transformer(const Model& model, DType rope_frequencies)
+    : model_(model),
+      shape_{model.config.heads, model.config.kv_heads, model.config.head_dim},
+      rope_(model.config.rope, model.config.head_dim, rope_frequencies),
+      final_norm_(to_float_vector(model.final_norm)) {
+  for (const BlockWeights& block : model.blocks) {
+    BlockNorms& norms = norms_.emplace_back();
+    norms.attention = to_float_vector(block.attention_norm);
+    norms.mlp = to_float_vector(block.mlp_norm);
+    if (!block.q_norm.empty()) norms.q = to_float_vector(block.q_norm);
+    if (!block.k_norm.empty()) norms.k = to_float_vector(block.k_norm);
+  }
+}
+
+MatrixBuffer<float> Transformer::embed(const Batch& batch) const {
+  MatrixBuffer<float> x(batch.rows(), hidden());
+  for (int64_t t = 0; t < batch.rows(); ++t) {
+    const int32_t token = batch.tokens[static_cast<size_t>(t)];
+    check(token >= 0 && token < vocab(), "token id within the vocabulary");
+    to_float(model_.embedding, token, token + 1, x.view().rows_between(t, t + 1));
+  }
+  return x;
+}
+
+void Transformer::attention(int64_t block, const Batch& batch, Matrix<const float> x, LinearExecutor& linears,
+                            KvCache* cache, Matrix<float> out) const {
+  const BlockWeights& weights = model_.blocks[static_cast<size_t>(block)];
+  const BlockNorms& norms = norms_[static_cast<size_t>(block)];
+  const int64_t kv_width = shape_.kv_heads * shape_.head_dim;
+  MatrixBuffer<float> q(x.rows, shape_.heads * shape_.head_dim), k(x.rows, kv_width), v(x.rows, kv_width);
+  linears.run(weights.q, x, q);
+  linears.run(weights.k, x, k);
+  linears.run(weights.v, x, v);
+  if (!norms.q.empty()) rms_norm_heads(q, norms.q, model_.config.norm_eps);
+  if (!norms.k.empty()) rms_norm_heads(k, norms.k, model_.config.norm_eps);
+  rope_.apply(q, batch.steps);
+  rope_.apply(k, batch.steps);
+
+  struct Task {
+    size_t sequence;
+    int64_t index;
+  };
+  std::vector<Task> tasks;
+  std::vector<Matrix<float>> keys, values;
+  for (size_t s = 0; s < batch.sequences.size(); ++s) {
+    const SequenceRows& rows = batch.sequences[s];
+    const int64_t end = rows.first_row + rows.count, length = rows.past + rows.count;
+    const Matrix<float> new_keys = k.view().rows_between(rows.first_row, end);
+    const Matrix<float> new_values = v.view().rows_between(rows.first_row, end);
+    if (cache) {
+      check(length <= cache->capacity(), "cache capacity");
+      keys.push_back(cache->keys(block, s).rows_between(0, length));
+      values.push_back(cache->values(block, s).rows_between(0, length));
+      std::copy_n(new_keys.data, rows.count * kv_width, keys.back().row(rows.past));
+      std::copy_n(new_values.data, rows.count * kv_width, values.back().row(rows.past));
+    } else {
+      check(rows.past == 0, "a continued sequence needs a cache");
+      keys.push_back(new_keys);
+      values.push_back(new_values);
+    }
+    for (int64_t i = 0; i < attention_tasks(shape_, rows.count); ++i) tasks.push_back({s, i});
+  }
+  MatrixBuffer<float> mixed(x.rows, shape_.heads * shape_.head_dim);
+  parallel_for(static_cast<int64_t>(tasks.size()), [&](int64_t i) {
+    const Task& task = tasks[static_cast<size_t>(i)];
+    const SequenceRows& rows = batch.sequences[task.sequence];
+    const int64_t begin = rows.first_row, end = begin + rows.count;
+    attention_task(shape_, task.index, q.view().rows_between(begin, end), keys[task.sequence],
+                   values[task.sequence], mixed.view().rows_between(begin, end));
+  });
+  linears.run(weights.o, mixed, out);
+}
+
+void Transformer::run_block(int64_t block, const Batch& batch, Matrix<float> x, LinearExecutor& linears,
+                            KvCache* cache) const {
+  const BlockWeights& weights = model_.blocks[static_cast<size_t>(block)];
+  const BlockNorms& norms = norms_[static_cast<size_t>(block)];
+  MatrixBuffer<float> normalized(x.rows, x.cols), update(x.rows, x.cols);
+  rms_norm(x, norms.attention, model_.config.norm_eps, normalized);
+  attention(block, batch, normalized, linears, cache, update);
+  add_rows(x, update);
+
+  rms_norm(x, norms.mlp, model_.config.norm_eps, normalized);
+  MatrixBuffer<float> gate(x.rows, model_.config.intermediate), up(x.rows, model_.config.intermediate);
+  linears.run(weights.gate, normalized, gate);
+  linears.run(weights.up, normalized, up);
+  parallel_for(x.rows, [&](int64_t t) {
+    silu_multiply(gate.view().row_span(t), up.view().row_span(t), gate.view().row_span(t));
+  });
+  linears.run(weights.down, gate, update);
+  add_rows(x, update);
+}
+
+void Transformer::final_norm(Matrix<float> x) const { rms_norm(x, final_norm_, model_.config.norm_eps, x); }
+
+MatrixBuffer<float> Transformer::run(const Batch& batch, LinearExecutor& linears, KvCache* cache) const {
+  linears.begin_batch(batch.steps);
+  MatrixBuffer<float> x = embed(batch);
+  for (int64_t block = 0; block < blocks(); ++block) run_block(block, batch, x, linears, cache);
+  final_norm(x);
+  return x;
+}
+
+void Transformer::head(Matrix<const float> features, Matrix<float> logits) const {
+  static const LinearWeights unnamed;
+  LinearWeights head = unnamed;
+  head.weight = model_.head;
+  FloatLinears().run(head, features, logits);
+}
+
+KvCache Transformer::make_cache(int64_t sequences, int64_t capacity) const {
+  return {blocks(), sequences, capacity, shape_.kv_heads * shape_.head_dim};
+}
+
+}  // namespace grinqh

@@ -1,0 +1,138 @@
+#include "kernels/group_affine/layout.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/dtype.h"
+#include "core/error.h"
+
+namespace grinqh {
+
+namespace {
+
+void pack_row(const uint8_t* values, int64_t count, int bits, uint8_t* to) {
+  uint32_t window = 0;
+  int filled = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    window |= static_cast<uint32_t>(values[i]) << filled;
+    for (filled += bits; filled >= 8; filled -= 8, window >>= 8) *to++ = static_cast<uint8_t>(window);
+  }
+  if (filled > 0) *to = static_cast<uint8_t>(window);
+}
+
+void unpack_row(const uint8_t* from, int64_t count, int bits, uint8_t* values) {
+  const uint32_t mask = (1u << bits) - 1;
+  uint32_t window = 0;
+  int filled = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    if (filled < bits) {
+      window |= static_cast<uint32_t>(*from++) << filled;
+      filled += 8;
+    }
+    values[i] = static_cast<uint8_t>(window & mask);
+    window >>= bits;
+    filled -= bits;
+  }
+}
+
+template <class T>
+std::vector<T> values_of(const Buffers& buffers, const std::string& name, size_t count) {
+  const auto it = buffers.find(name);
+  if (it == buffers.end() || it->second.size() != count * sizeof(T))
+    bad_input("group_affine layer: buffer '{}' is missing or not of {} bytes", name, count * sizeof(T));
+  std::vector<T> values(count);
+  std::memcpy(values.data(), it->second.data(), count * sizeof(T));
+  return values;
+}
+
+}  // namespace
+
+int64_t GroupAffineShape::group_size() const { return group == 0 ? in : std::min(group, in); }
+
+int64_t GroupAffineShape::groups() const { return (in + group_size() - 1) / group_size(); }
+
+GroupAffineLinear::GroupAffineLinear(GroupAffineShape shape, Matrix<const uint8_t> codes,
+                                     Matrix<const uint16_t> scales, Matrix<const uint8_t> zeros)
+    : shape_(shape),
+      level_(static_cast<Level>(shape.bits)),
+      codes_(static_cast<size_t>(shape.out * shape.code_row_bytes())),
+      zeros_(static_cast<size_t>(shape.out * shape.zero_row_bytes())) {
+  check(codes.rows == shape_.out && codes.cols == shape_.in && scales.rows == shape_.out &&
+            scales.cols == shape_.groups() && (shape_.symmetric || zeros.cols == shape_.groups()),
+        "group_affine: buffer sizes");
+  for (int64_t row = 0; row < shape_.out; ++row) {
+    pack_row(codes.row(row), shape_.in, shape_.bits, codes_.data() + row * shape_.code_row_bytes());
+    if (!shape_.symmetric)
+      pack_row(zeros.row(row), shape_.groups(), shape_.bits, zeros_.data() + row * shape_.zero_row_bytes());
+    scales_.insert(scales_.end(), scales.row(row), scales.row(row) + shape_.groups());
+  }
+}
+
+std::vector<NamedBuffer> GroupAffineLinear::buffers() const {
+  std::vector<NamedBuffer> all{{"codes", Role::codes, std::as_bytes(std::span(codes_))},
+                               {"scales", Role::scales, std::as_bytes(std::span(scales_))}};
+  if (!shape_.symmetric) all.push_back({"zeros", Role::zeros, std::as_bytes(std::span(zeros_))});
+  return all;
+}
+
+Json GroupAffineLinear::attributes() const {
+  return {{"out", shape_.out},
+          {"in", shape_.in},
+          {"bits", shape_.bits},
+          {"group", shape_.group},
+          {"symmetric", shape_.symmetric}};
+}
+
+std::unique_ptr<QuantizedLinear> GroupAffineLinear::rebuild(const Buffers& buffers, const Json& attributes) {
+  auto layer = std::unique_ptr<GroupAffineLinear>(new GroupAffineLinear());
+  GroupAffineShape& shape = layer->shape_;
+  shape.out = attributes.at("out");
+  shape.in = attributes.at("in");
+  shape.bits = attributes.at("bits");
+  shape.group = attributes.at("group");
+  shape.symmetric = attributes.at("symmetric");
+  layer->level_ = static_cast<Level>(shape.bits);
+  layer->codes_ =
+      values_of<uint8_t>(buffers, "codes", static_cast<size_t>(shape.out * shape.code_row_bytes()));
+  layer->scales_ = values_of<uint16_t>(buffers, "scales", static_cast<size_t>(shape.out * shape.groups()));
+  if (!shape.symmetric)
+    layer->zeros_ =
+        values_of<uint8_t>(buffers, "zeros", static_cast<size_t>(shape.out * shape.zero_row_bytes()));
+  return layer;
+}
+
+BitCount GroupAffineLinear::read_bits(const LevelCounts&) const {
+  BitCount bits;  // there is one level, and it reads everything
+  bits[Role::codes] = shape_.out * shape_.in * shape_.bits;
+  bits[Role::padding] = shape_.out * (shape_.code_row_bytes() * 8 - shape_.in * shape_.bits);
+  bits[Role::scales] = static_cast<int64_t>(scales_.size()) * 16;
+  bits[Role::zeros] = static_cast<int64_t>(zeros_.size()) * 8;
+  return bits;
+}
+
+void GroupAffineLinear::dequantize_rows(std::span<const Level>, int64_t begin, int64_t end,
+                                        Matrix<float> w) const {
+  const int64_t group = shape_.group_size();
+  std::vector<uint8_t> codes(static_cast<size_t>(shape_.in));
+  std::vector<uint8_t> zeros(static_cast<size_t>(shape_.groups()),
+                             static_cast<uint8_t>(1u << (shape_.bits - 1)));
+  for (int64_t row = begin; row < end; ++row) {
+    unpack_row(codes_.data() + row * shape_.code_row_bytes(), shape_.in, shape_.bits, codes.data());
+    if (!shape_.symmetric)
+      unpack_row(zeros_.data() + row * shape_.zero_row_bytes(), shape_.groups(), shape_.bits, zeros.data());
+    float* to = w.row(row - begin);
+    for (int64_t g = 0; g < shape_.groups(); ++g) {
+      const float scale = from_half(scales_[static_cast<size_t>(row * shape_.groups() + g)]);
+      const auto zero = static_cast<float>(zeros[static_cast<size_t>(g)]);
+      for (int64_t i = g * group; i < std::min((g + 1) * group, shape_.in); ++i)
+        to[i] = scale * (static_cast<float>(codes[static_cast<size_t>(i)]) - zero);
+    }
+  }
+}
+
+namespace {
+const RegisterLayout layout{"group_affine", "codes of 2..8 bits, scale and zero point a group of inputs",
+                            GroupAffineLinear::rebuild};
+}
+
+}  // namespace grinqh

@@ -1,0 +1,55 @@
+// Layout "group_affine": one width for all codes, an affine map a group of consecutive inputs of a row.
+//
+//   codes    [out][ceil(in * bits / 8)] bytes, packed little-endian along the inputs, rows start at a byte
+//   scales   float16 [out][groups]
+//   zeros    [out][ceil(groups * bits / 8)] bytes, packed like codes; absent if symmetric
+//
+// A weight decodes to scale * (code - zero); symmetric layers have zero = 2^(bits-1).
+#pragma once
+
+#include "core/matrix.h"
+#include "quant/quantized_linear.h"
+
+namespace grinqh {
+
+struct GroupAffineShape {
+  int64_t out = 0;
+  int64_t in = 0;
+  int bits = 4;            // 2..8
+  int64_t group = 128;     // 0: per channel (one group a row); the last group may be short
+  bool symmetric = false;  // no zero points are stored
+
+  int64_t group_size() const;
+  int64_t groups() const;
+  int64_t code_row_bytes() const { return (in * bits + 7) / 8; }
+  int64_t zero_row_bytes() const { return symmetric ? 0 : (groups() * bits + 7) / 8; }
+};
+
+class GroupAffineLinear final : public QuantizedLinear {
+ public:
+  // codes: [out, in]; scales: float16 [out, groups]; zeros: [out, groups], ignored if symmetric.
+  GroupAffineLinear(GroupAffineShape shape, Matrix<const uint8_t> codes, Matrix<const uint16_t> scales,
+                    Matrix<const uint8_t> zeros);
+
+  int64_t in() const override { return shape_.in; }
+  int64_t out() const override { return shape_.out; }
+  std::string_view layout() const override { return "group_affine"; }
+  std::span<const Level> levels() const override { return {&level_, 1}; }
+  std::vector<NamedBuffer> buffers() const override;
+  Json attributes() const override;
+  BitCount read_bits(const LevelCounts& counts) const override;
+  void dequantize_rows(std::span<const Level> levels, int64_t begin, int64_t end,
+                       Matrix<float> w) const override;
+
+  static std::unique_ptr<QuantizedLinear> rebuild(const Buffers& buffers, const Json& attributes);
+
+ private:
+  GroupAffineLinear() = default;
+
+  GroupAffineShape shape_;
+  Level level_ = 0;
+  std::vector<uint8_t> codes_, zeros_;
+  std::vector<uint16_t> scales_;
+};
+
+}  // namespace grinqh

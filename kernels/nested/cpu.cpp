@@ -1,0 +1,8 @@
+#include "quant/level_gemm.h"
+
+namespace grinqh {
+namespace {
+const RegisterKernel kernel{{"nested", Device::cpu, "level_gemm",
+                             "planes dequantized level by level, float32 BLAS", forward_by_levels}};
+}
+}  // namespace grinqh

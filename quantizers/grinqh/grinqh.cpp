@@ -1,0 +1,137 @@
+// The nested code of GRINQH (arXiv 2606.23419; the code is reconstructed, see PROVENANCE.md): 8-bit floor
+// codes per group, of which every prefix decodes to the middle of its cell. What is read of them is the
+// policy's business (policy.cpp).
+#include <algorithm>
+#include <cmath>
+
+#include "core/dtype.h"
+#include "core/parallel.h"
+#include "kernels/nested/layout.h"
+#include "quant/quantizer.h"
+
+namespace grinqh {
+namespace {
+
+constexpr int kCodes = 256;
+
+// The grid of one group: position p in [0, 256] stands for minimum + scale p.
+struct Grid {
+  uint16_t scale, minimum;  // float16, as they are stored
+  float scale_value() const { return from_half(scale); }
+  float minimum_value() const { return from_half(minimum); }
+};
+
+class Grinqh final : public Quantizer {
+ public:
+  struct Options {
+    int64_t group = 128;
+    std::string axis = "output";
+    std::vector<int> levels = {0, 2, 4, 8};
+    int table = 4;
+    double clip = 1.0;
+    template <class V>
+    void fields(V& v) {
+      v("group", group, Range{0, 1 << 20}, "weights that share a scale and a minimum; 0: the whole axis");
+      v("axis", axis, OneOf{{"input", "output"}},
+        "direction of a group: consecutive inputs of a row, or consecutive outputs of a channel");
+      v("levels", levels, Range{0, 8}, "widths that a channel may be read at, ascending");
+      v("table", table, Range{0, 6},
+        "levels up to this width decode to fitted centroids; 0: to the middle of the cell");
+      v("clip", clip, Range{0.5, 1}, "the grid covers this share of a group's range");
+    }
+    void validate() const {
+      if (levels.empty() || levels.back() == 0 || !std::ranges::is_sorted(levels, std::less_equal<>()))
+        bad_input("levels = {}: allowed are ascending widths from 0 to 8, the last above 0",
+                  Json(levels).dump());
+    }
+  };
+
+  explicit Grinqh(Options options) : options_(std::move(options)) {}
+
+  std::unique_ptr<QuantizedLinear> quantize(const LinearTask& task) const override {
+    const Matrix<const float> w = task.weight;
+    NestedShape shape;
+    shape.out = w.rows;
+    shape.in = w.cols;
+    shape.group = options_.group;
+    shape.axis = options_.axis == "input" ? GroupAxis::input : GroupAxis::output;
+    shape.levels.assign(options_.levels.begin(), options_.levels.end());
+    shape.table_levels = std::min<int>(options_.table, shape.levels.back());
+
+    const std::vector<Grid> grids = find_grids(task, shape);
+    MatrixBuffer<uint8_t> codes(w.rows, w.cols);
+    parallel_for(w.rows, [&](int64_t row) {
+      for (int64_t i = 0; i < w.cols; ++i) {
+        const Grid& grid = grids[static_cast<size_t>(shape.parameter(row, i))];
+        codes.row(row)[i] = static_cast<uint8_t>(
+            std::clamp(std::floor(position(w(row, i), grid)), 0.0f, static_cast<float>(kCodes - 1)));
+      }
+    });
+    std::vector<uint16_t> scales, minima;
+    for (const Grid& grid : grids) scales.push_back(grid.scale), minima.push_back(grid.minimum);
+    return std::make_unique<NestedLinear>(shape, codes, std::move(scales), std::move(minima),
+                                          fit_table(w, shape, codes, grids));
+  }
+
+ private:
+  static float position(float weight, const Grid& grid) {
+    return (weight - grid.minimum_value()) / grid.scale_value();
+  }
+
+  std::vector<Grid> find_grids(const LinearTask& task, const NestedShape& shape) const {
+    const auto count = static_cast<size_t>(shape.parameters());
+    std::vector<float> low(count, HUGE_VALF), high(count, -HUGE_VALF);
+    for (int64_t row = 0; row < shape.out; ++row)
+      for (int64_t i = 0; i < shape.in; ++i) {
+        const auto p = static_cast<size_t>(shape.parameter(row, i));
+        low[p] = std::min(low[p], task.weight(row, i));
+        high[p] = std::max(high[p], task.weight(row, i));
+      }
+    std::vector<Grid> grids(count);
+    for (size_t p = 0; p < count; ++p) {
+      const float margin = static_cast<float>(0.5 * (1.0 - options_.clip)) * (high[p] - low[p]);
+      const uint16_t minimum = to_half(low[p] + margin);
+      const float range = high[p] - margin - from_half(minimum);
+      // Below the smallest float16 a scale would vanish; such a group is constant to that precision.
+      const uint16_t scale = std::max<uint16_t>(to_half(std::max(range, 0.0f) / kCodes), 1);
+      if (!std::isfinite(from_half(minimum)) || !std::isfinite(from_half(scale)))
+        bad_input("{}: weights from {} to {} do not fit into float16", task.id, low[p], high[p]);
+      grids[p] = {scale, minimum};
+    }
+    return grids;
+  }
+
+  // For each level and prefix the mean position of its weights, each weighted by its scale squared: the value
+  // that minimizes the squared error. A prefix without weights keeps the middle of its cell.
+  std::vector<uint16_t> fit_table(Matrix<const float> w, const NestedShape& shape,
+                                  Matrix<const uint8_t> codes, const std::vector<Grid>& grids) const {
+    std::vector<uint16_t> table;
+    if (shape.table_levels == 0) return table;
+    // Sums by 8-bit code, a row at a time so that they do not depend on threads; prefixes add up from them.
+    std::vector<double> weight_sum(kCodes), position_sum(kCodes);
+    for (int64_t row = 0; row < shape.out; ++row)
+      for (int64_t i = 0; i < shape.in; ++i) {
+        const Grid& grid = grids[static_cast<size_t>(shape.parameter(row, i))];
+        const double scale = grid.scale_value();
+        weight_sum[codes(row, i)] += scale * scale;
+        position_sum[codes(row, i)] += scale * scale * position(w(row, i), grid);
+      }
+    for (int level = 1; level <= shape.table_levels; ++level) {
+      const int cell = kCodes >> level;
+      for (int prefix = 0; prefix < 1 << level; ++prefix) {
+        double weight = 0, sum = 0;
+        for (int code = prefix * cell; code < (prefix + 1) * cell; ++code)
+          weight += weight_sum[static_cast<size_t>(code)], sum += position_sum[static_cast<size_t>(code)];
+        table.push_back(to_half(static_cast<float>(weight > 0 ? sum / weight : (prefix + 0.5) * cell)));
+      }
+    }
+    return table;
+  }
+
+  Options options_;
+};
+
+const Register<Quantizer, Grinqh> plugin{"grinqh", "nested 8-bit floor codes: every prefix is a code"};
+
+}  // namespace
+}  // namespace grinqh
