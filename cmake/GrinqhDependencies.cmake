@@ -1,5 +1,5 @@
 # Debian packages only; each is one imported target in GRINQH_LIBRARIES.
-find_package(OpenMP REQUIRED COMPONENTS CXX)
+find_package(Threads REQUIRED)
 find_package(fmt REQUIRED)
 find_package(nlohmann_json REQUIRED)
 find_package(Boost REQUIRED COMPONENTS program_options)
@@ -13,6 +13,6 @@ pkg_check_modules(pcre2 REQUIRED IMPORTED_TARGET libpcre2-8)
 pkg_check_modules(xxhash REQUIRED IMPORTED_TARGET libxxhash)
 
 set(GRINQH_LIBRARIES
-  OpenMP::OpenMP_CXX fmt::fmt nlohmann_json::nlohmann_json Boost::program_options ICU::uc
+  Threads::Threads fmt::fmt nlohmann_json::nlohmann_json Boost::program_options ICU::uc
   PkgConfig::openblas PkgConfig::hdf5 PkgConfig::tomlplusplus PkgConfig::hwy PkgConfig::pcre2 PkgConfig::xxhash
   ${CMAKE_DL_LIBS})

@@ -29,20 +29,27 @@ void keep_blas_serial() {
   (void)once;
 }
 
+// The extent cut into the fewest parts of at most `limit`, all nearly alike; parts are multiples of 16, as the
+// library's kernels like them.
+int64_t even_tile(int64_t extent, int64_t limit) {
+  const int64_t parts = (extent + limit - 1) / limit;
+  return ((extent + parts - 1) / parts + 15) / 16 * 16;
+}
+
 // Tiles are large enough to amortize the packing of both operands; for a few tokens the weights are cut finer
 // so that all threads stream them.
 struct Tiles {
   int64_t tokens, outputs;
 };
-Tiles tiles_for(int64_t tokens) {
+Tiles tiles_for(int64_t tokens, int64_t outputs) {
   if (tokens <= 16) return {16, 128};
-  return {256, 1024};
+  return {even_tile(tokens, 512), even_tile(outputs, 768)};
 }
 
 template <class Product>
 void tiled(Matrix<float> y, const Product& product) {
   keep_blas_serial();
-  const Tiles tile = tiles_for(y.rows);
+  const Tiles tile = tiles_for(y.rows, y.cols);
   const int64_t down = (y.rows + tile.tokens - 1) / tile.tokens;
   const int64_t across = (y.cols + tile.outputs - 1) / tile.outputs;
   parallel_for(down * across, [&](int64_t task) {

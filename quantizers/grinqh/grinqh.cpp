@@ -25,7 +25,7 @@ class Grinqh final : public Quantizer {
  public:
   struct Options {
     int64_t group = 128;
-    std::string axis = "output";
+    std::string axis = "input";
     std::vector<int> levels = {0, 2, 4, 8};
     int table = 4;
     double clip = 1.0;
