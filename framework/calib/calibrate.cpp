@@ -38,7 +38,8 @@ class BlockCollectors {
       }
   }
 
-  void finish(CalibrationStats& stats) {
+  CalibrationStats finish() {
+    CalibrationStats stats;
     for (Site& site : sites_) {
       auto layer_stats = std::make_shared<LayerStats>();
       layer_stats->tokens = site.tokens;
@@ -50,6 +51,7 @@ class BlockCollectors {
       }
       for (const LinearWeights* layer : site.layers) stats.insert_or_assign(layer->id, layer_stats);
     }
+    return stats;
   }
 
  private:
@@ -105,17 +107,32 @@ class ResidualStream {
 };
 
 void quantize_block(const BlockWeights& block, const Quantizer& quantizer, const CalibrationPlan& plan,
-                    Calibrated& result) {
+                    const CalibrationStats& stats, QuantizedModel& model) {
   static const LayerStats kNothing;
   for (const auto& layers : inputs_of(block))
     for (const LinearWeights* layer : layers) {
       if (!covered(plan, layer->id)) continue;
-      const auto stats = result.stats.find(layer->id);
+      const auto found = stats.find(layer->id);
       const MatrixBuffer<float> weight = to_float(layer->weight);
-      result.model.layers.emplace(
-          layer->id,
-          quantizer.quantize({layer->id, weight, stats == result.stats.end() ? kNothing : *stats->second}));
+      model.layers.emplace(layer->id, quantizer.quantize({layer->id, weight.view(),
+                                                          found == stats.end() ? kNothing : *found->second}));
     }
+}
+
+// Moves the statistics that are kept over; layers that share an object go on sharing one.
+void keep(const CalibrationStats& stats, const CollectorNames& names, CalibrationStats& kept) {
+  if (names.empty()) return;
+  std::map<const LayerStats*, std::shared_ptr<const LayerStats>> copies;
+  for (const auto& [layer, all] : stats) {
+    std::shared_ptr<const LayerStats>& copy = copies[all.get()];
+    if (!copy) {
+      auto selected = std::make_shared<LayerStats>();
+      selected->tokens = all->tokens;
+      for (const std::string& name : names) selected->values.emplace(name, all->values.at(name));
+      copy = std::move(selected);
+    }
+    kept.insert_or_assign(layer, copy);
+  }
 }
 
 }  // namespace
@@ -125,12 +142,13 @@ std::vector<std::vector<const LinearWeights*>> inputs_of(const BlockWeights& blo
 }
 
 Calibrated calibrate_and_quantize(const Transformer& transformer, const Quantizer& quantizer,
-                                  const CalibrationPlan& plan, const CalibrationStats* known) {
+                                  const CalibrationPlan& plan) {
   Calibrated result;
   const std::vector<BlockWeights>& blocks = transformer.model().blocks;
-  if (known || plan.collectors.empty()) {
-    if (known) result.stats = *known;
-    for (const BlockWeights& block : blocks) quantize_block(block, quantizer, plan, result);
+  CollectorNames collectors = quantizer.needs();
+  collectors.insert(plan.kept.begin(), plan.kept.end());
+  if (collectors.empty()) {
+    for (const BlockWeights& block : blocks) quantize_block(block, quantizer, plan, {}, result.model);
     return result;
   }
 
@@ -139,13 +157,14 @@ Calibrated calibrate_and_quantize(const Transformer& transformer, const Quantize
   Progress progress("calibrating", stream.tokens() * transformer.blocks() * (propagate ? 2 : 1), "tokens");
   for (size_t i = 0; i < blocks.size(); ++i) {
     const auto block = static_cast<int64_t>(i);
-    BlockCollectors collectors(blocks[i], plan.collectors);
+    BlockCollectors block_collectors(blocks[i], collectors);
     FloatLinears linears;
     ObservedLinears observed(
-        linears, [&](const LinearWeights& linear, Matrix<const float> x) { collectors.observe(linear, x); });
+        linears, [&](const LinearWeights& linear, Matrix<const float> x) { block_collectors.observe(linear, x); });
     stream.run(block, observed, !propagate, progress);
-    collectors.finish(result.stats);
-    quantize_block(blocks[i], quantizer, plan, result);
+    CalibrationStats stats = block_collectors.finish();
+    quantize_block(blocks[i], quantizer, plan, stats, result.model);
+    keep(stats, plan.kept, result.stats);
     if (propagate) {
       QuantizedLinears quantized(result.model, nullptr);
       stream.run(block, quantized, true, progress);

@@ -21,7 +21,8 @@ enum class CalibrationInputs : uint8_t {
 struct CalibrationPlan {
   Matrix<const int32_t> windows;  // [count, context]; not looked at if nothing is needed
   CalibrationInputs inputs = CalibrationInputs::quantized;
-  CollectorNames collectors;  // of the quantizer and of all policies that will run on its result
+  // Statistics that the result holds on to, for policies; the quantizer's own are dropped block by block.
+  CollectorNames kept;
   std::vector<std::string> layers = {"*"};  // patterns of the layers to quantize
 };
 
@@ -33,10 +34,9 @@ struct Calibrated {
   CalibrationStats stats;
 };
 
-// Collects and quantizes. With `known` statistics (of an earlier run of the same plan) nothing is collected.
-// Errors name the layer.
+// Collects and quantizes; with nothing to collect no window is looked at. Errors name the layer.
 Calibrated calibrate_and_quantize(const Transformer& transformer, const Quantizer& quantizer,
-                                  const CalibrationPlan& plan, const CalibrationStats* known = nullptr);
+                                  const CalibrationPlan& plan);
 
 // The seven linear layers of a block, grouped by the input they share.
 std::vector<std::vector<const LinearWeights*>> inputs_of(const BlockWeights& block);

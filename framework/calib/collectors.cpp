@@ -1,6 +1,7 @@
 // The framework's collectors.
 #include <vector>
 
+#include "core/gemm.h"
 #include "core/parallel.h"
 #include "core/registry.h"
 #include "quant/log_histogram.h"
@@ -37,8 +38,44 @@ class MagnitudeHistogram final : public Collector {
   std::vector<uint32_t> counts_;
 };
 
+// H = sum of x x^T / tokens. [in, in], both halves filled.
+class SecondMoment final : public Collector {
+ public:
+  struct Options {
+    template <class V>
+    void fields(V&) {}
+  };
+  explicit SecondMoment(Options) {}
+
+  void observe(Matrix<const float> x) override {
+    if (sum_.size() == 0) sum_ = MatrixBuffer<double>::zeroed(x.cols, x.cols);
+    add_gram(x, sum_);
+    tokens_ += x.rows;
+  }
+
+  std::vector<float> finish() override {
+    std::vector<float> mean(static_cast<size_t>(sum_.size()));
+    const int64_t in = sum_.rows();
+    for (int64_t i = 0; i < in; ++i)
+      for (int64_t j = i; j < in; ++j) {
+        const auto value = static_cast<float>(sum_.row(i)[j] / static_cast<double>(tokens_));
+        mean[static_cast<size_t>(i * in + j)] = value;
+        mean[static_cast<size_t>(j * in + i)] = value;
+      }
+    sum_ = {};
+    return mean;
+  }
+
+ private:
+  MatrixBuffer<double> sum_;  // upper triangle
+  int64_t tokens_ = 0;
+};
+
 const Register<Collector, MagnitudeHistogram> magnitude_histogram{
     "magnitude_histogram", "counts of |x| for every input channel, four bins an octave"};
+
+const Register<Collector, SecondMoment> second_moment{
+    "second_moment", "mean of x x^T over the tokens: the Hessian of the layer's squared output error"};
 
 }  // namespace
 }  // namespace grinqh

@@ -29,8 +29,8 @@ void keep_blas_serial() {
   (void)once;
 }
 
-// The extent cut into the fewest parts of at most `limit`, all nearly alike; parts are multiples of 16, as the
-// library's kernels like them.
+// The extent cut into the fewest parts of at most `limit`, all nearly alike; parts are multiples of 16, as
+// the library's kernels like them.
 int64_t even_tile(int64_t extent, int64_t limit) {
   const int64_t parts = (extent + limit - 1) / limit;
   return ((extent + parts - 1) / parts + 15) / 16 * 16;
@@ -85,6 +85,29 @@ void matmul_nn_serial(Matrix<const float> x, Matrix<const float> w, Matrix<float
                       Output output) {
   keep_blas_serial();
   sgemm(CblasNoTrans, x, w, y, scale, output);
+}
+
+void matmul_tn_serial(Matrix<const float> x, Matrix<const float> w, Matrix<float> y, float scale,
+                      Output output) {
+  keep_blas_serial();
+  if (y.rows == 0 || y.cols == 0) return;
+  cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, as_int(y.rows), as_int(y.cols), as_int(x.rows), scale,
+              x.data, as_int(x.stride), w.data, as_int(w.stride), output == Output::add ? 1.0f : 0.0f, y.data,
+              as_int(y.stride));
+}
+
+void add_gram(Matrix<const float> x, Matrix<double> sum) {
+  const int64_t tile = even_tile(x.cols, 256);
+  const int64_t tiles = (x.cols + tile - 1) / tile;
+  parallel_for(tiles * tiles, [&](int64_t task) {
+    const int64_t i0 = task / tiles * tile, j0 = task % tiles * tile;
+    if (j0 < i0) return;
+    const int64_t i1 = std::min(i0 + tile, x.cols), j1 = std::min(j0 + tile, x.cols);
+    MatrixBuffer<float> part(i1 - i0, j1 - j0);
+    matmul_tn_serial(x.cols_between(i0, i1), x.cols_between(j0, j1), part);
+    for (int64_t i = i0; i < i1; ++i)
+      for (int64_t j = j0; j < j1; ++j) sum(i, j) += static_cast<double>(part.row(i - i0)[j - j0]);
+  });
 }
 
 double time_blas_sgemm(int64_t tokens, int64_t in, int64_t out, int repetitions) {

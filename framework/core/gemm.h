@@ -24,6 +24,14 @@ void matmul_nt_serial(Matrix<const float> x, Matrix<const float> w, Matrix<float
 void matmul_nn_serial(Matrix<const float> x, Matrix<const float> w, Matrix<float> y, float scale = 1.0f,
                       Output output = Output::overwrite);
 
+// y[K, N] = x[T, K]^T w[T, N] (or +=), on the calling thread.
+void matmul_tn_serial(Matrix<const float> x, Matrix<const float> w, Matrix<float> y, float scale = 1.0f,
+                      Output output = Output::overwrite);
+
+// sum += x^T x, accumulated in float64 from float32 products over at most a batch. x: [T, K]; sum: [K, K], of
+// which the upper triangle is kept.
+void add_gram(Matrix<const float> x, Matrix<double> sum);
+
 // Seconds that OpenBLAS itself takes for y = x w^T on all threads(): the yardstick of `grinqh bench forward`.
 double time_blas_sgemm(int64_t tokens, int64_t in, int64_t out, int repetitions);
 

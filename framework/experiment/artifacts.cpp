@@ -34,7 +34,7 @@ auto read_artifact(const fs::path& path, const Read& read)
   try {
     hdf5::Group root = hdf5::File::open(path).root();
     return read(root);
-  } catch (const Error& error) {
+  } catch (const std::exception& error) {  // of HDF5, or of JSON within
     fmt::print(stderr, "grinqh: cached stage is damaged and will be made again: {}\n", error.what());
     return std::nullopt;
   }
@@ -70,6 +70,67 @@ void compute_features(const fs::path& path, const Transformer& transformer, cons
       progress.advance(count * context);
     }
   });
+}
+
+// A group a layer: layout, attributes, and a dataset of bytes a buffer.
+void write_layers(const QuantizedModel& model, hdf5::Group& to) {
+  for (const auto& [id, layer] : model.layers) {
+    hdf5::Group group = to.create_group(id);
+    group.set("layout", std::string(layer->layout()));
+    group.set("attributes", layer->attributes().dump());
+    for (const NamedBuffer& buffer : layer->buffers())
+      group.write<uint8_t>(buffer.name,
+                           {reinterpret_cast<const uint8_t*>(buffer.bytes.data()), buffer.bytes.size()},
+                           {static_cast<int64_t>(buffer.bytes.size())});
+  }
+}
+
+QuantizedModel read_layers(const hdf5::Group& from) {
+  QuantizedModel model;
+  for (const std::string& id : from.children()) {
+    const hdf5::Group group = from.group(id);
+    Buffers buffers;
+    for (const std::string& name : group.children()) {
+      const std::vector<uint8_t> bytes = group.dataset(name).read<uint8_t>();
+      const auto* begin = reinterpret_cast<const std::byte*>(bytes.data());
+      buffers.emplace(name, std::vector<std::byte>(begin, begin + bytes.size()));
+    }
+    const auto layout = layouts().find(group.text("layout"));
+    if (layout == layouts().end()) bad_input("layout '{}' is not known", group.text("layout"));
+    model.layers.emplace(id, layout->second.rebuild(buffers, Json::parse(group.text("attributes"))));
+  }
+  return model;
+}
+
+// Layers that share an input share one object: it is written once, with the names of all.
+void write_stats(const CalibrationStats& stats, hdf5::Group& to) {
+  std::map<const LayerStats*, std::vector<std::string>> sites;
+  for (const auto& [layer, values] : stats) sites[values.get()].push_back(layer);
+  for (const auto& [site, layers] : sites) {
+    hdf5::Group group = to.create_group(layers.front());
+    group.set("tokens", site->tokens);
+    group.set("layers", join(layers, "\n"));
+    for (const auto& [name, values] : site->values)
+      group.write<float>(name, values, {static_cast<int64_t>(values.size())});
+  }
+}
+
+CalibrationStats read_stats(const hdf5::Group& from) {
+  CalibrationStats stats;
+  for (const std::string& name : from.children()) {
+    const hdf5::Group group = from.group(name);
+    auto site = std::make_shared<LayerStats>();
+    site->tokens = group.integer("tokens");
+    for (const std::string& statistic : group.children())
+      site->values.emplace(statistic, group.dataset(statistic).read<float>());
+    const std::string layers = group.text("layers");
+    for (size_t begin = 0; begin < layers.size();) {
+      const size_t end = std::min(layers.find('\n', begin), layers.size());
+      stats.insert_or_assign(layers.substr(begin, end - begin), site);
+      begin = end + 1;
+    }
+  }
+  return stats;
 }
 
 }  // namespace
@@ -117,40 +178,23 @@ std::unique_ptr<ReferenceFeatures> ArtifactCache::features(const std::string& ke
   return std::make_unique<StoredFeatures>(std::move(**stored));
 }
 
-std::optional<CachedStats> ArtifactCache::load_stats(const std::string& key) const {
-  return read_artifact(path("statistics", key), [](hdf5::Group& root) {
-    CachedStats cached;
+std::optional<CachedCalibration> ArtifactCache::load_calibration(const std::string& key) const {
+  return read_artifact(path("quantized", key), [](hdf5::Group& root) {
+    CachedCalibration cached;
     cached.seconds = root.real("seconds");
-    for (const std::string& name : root.children()) {
-      const hdf5::Group site = root.group(name);
-      auto stats = std::make_shared<LayerStats>();
-      stats->tokens = site.integer("tokens");
-      for (const std::string& statistic : site.children())
-        stats->values.emplace(statistic, site.dataset(statistic).read<float>());
-      std::string layers = site.text("layers");
-      for (size_t begin = 0; begin < layers.size();) {
-        const size_t end = std::min(layers.find('\n', begin), layers.size());
-        cached.stats.insert_or_assign(layers.substr(begin, end - begin), stats);
-        begin = end + 1;
-      }
-    }
+    cached.calibrated.model = read_layers(root.group("layers"));
+    cached.calibrated.stats = read_stats(root.group("statistics"));
     return cached;
   });
 }
 
-void ArtifactCache::save_stats(const std::string& key, const CachedStats& cached) const {
-  // Layers that share an input share one object: it is written once, with the names of all.
-  std::map<const LayerStats*, std::vector<std::string>> sites;
-  for (const auto& [layer, stats] : cached.stats) sites[stats.get()].push_back(layer);
-  write_artifact(path("statistics", key), [&](hdf5::Group& root) {
+void ArtifactCache::save_calibration(const std::string& key, const CachedCalibration& cached) const {
+  write_artifact(path("quantized", key), [&](hdf5::Group& root) {
     root.set("seconds", cached.seconds);
-    for (const auto& [stats, layers] : sites) {
-      hdf5::Group site = root.create_group(layers.front());
-      site.set("tokens", stats->tokens);
-      site.set("layers", join(layers, "\n"));
-      for (const auto& [name, values] : stats->values)
-        site.write<float>(name, values, {static_cast<int64_t>(values.size())});
-    }
+    hdf5::Group layers = root.create_group("layers");
+    write_layers(cached.calibrated.model, layers);
+    hdf5::Group statistics = root.create_group("statistics");
+    write_stats(cached.calibrated.stats, statistics);
   });
 }
 

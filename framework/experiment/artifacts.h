@@ -1,5 +1,6 @@
 // Stages of a sweep that several cells share, kept on disk by the digest of what they depend on: calibration
-// windows that were sampled, statistics, and the float model's final hidden states.
+// windows that were sampled, quantized weights with their
+// statistics, and the float model's final hidden states.
 #pragma once
 
 #include <filesystem>
@@ -13,9 +14,9 @@
 
 namespace grinqh {
 
-struct CachedStats {
-  CalibrationStats stats;
-  double seconds = 0;  // that collecting them took
+struct CachedCalibration {
+  Calibrated calibrated;
+  double seconds = 0;  // that calibration and quantization took
 };
 
 class ArtifactCache {
@@ -28,8 +29,8 @@ class ArtifactCache {
   std::unique_ptr<ReferenceFeatures> features(const std::string& key, const Transformer& transformer,
                                               const Windows& windows) const;
 
-  std::optional<CachedStats> load_stats(const std::string& key) const;
-  void save_stats(const std::string& key, const CachedStats& stats) const;
+  std::optional<CachedCalibration> load_calibration(const std::string& key) const;
+  void save_calibration(const std::string& key, const CachedCalibration& calibration) const;
 
  private:
   std::filesystem::path path(const std::string& stage, const std::string& key) const;

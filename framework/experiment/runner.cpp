@@ -28,8 +28,7 @@ class Stopwatch {
 // Cells of one model whose methods quantize its weights alike.
 struct QuantizationGroup {
   Json identity;
-  CollectorNames
-      collectors;  // of all its methods, whether pending or not: the cached statistics then fit any
+  CollectorNames kept;  // statistics that policies need, pending or not: what is cached then fits any
   std::vector<const Cell*> pending;
 };
 
@@ -67,58 +66,59 @@ class Runner {
     identity.erase("calibration");  // a policy that needs it changes nothing about the weights
     auto group = std::ranges::find(groups, identity, &QuantizationGroup::identity);
     if (group == groups.end()) group = groups.insert(groups.end(), {identity, {}, {}});
-    group->collectors.merge(cell.method->needs());
+    group->kept.merge(Registry<PrecisionPolicy>::get()
+                          .make(cell.method->policy.name, cell.method->policy.settings)
+                          ->needs());
     if (pending) group->pending.push_back(&cell);
   }
 
   // Quantizes once, then evaluates method by method.
   void run_group(const QuantizationGroup& group) {
-    const Stopwatch watch;
-    double collecting_seconds = 0;
-    Calibrated calibrated;
+    CachedCalibration quantized;
     try {
-      calibrated = quantize(group, collecting_seconds);
+      quantized = quantize(group);
     } catch (const BadInput&) {
       throw;
     } catch (const Error& error) {
       for (const Cell* cell : group.pending) record_failure(*cell, error.what());
       return;
     }
-    const double quantize_seconds = watch.seconds() + collecting_seconds;
     for (auto cell = group.pending.begin(); cell != group.pending.end();) {
       const auto end = std::find_if(cell, group.pending.end(),
                                     [&](const Cell* other) { return other->method != (*cell)->method; });
-      run_method({cell, end}, calibrated, quantize_seconds);
+      run_method({cell, end}, quantized.calibrated, quantized.seconds);
       cell = end;
     }
   }
 
-  // `seconds`: spent on statistics that were found in the cache.
-  Calibrated quantize(const QuantizationGroup& group, double& seconds) {
+  // From the cache if calibration had a part in it; quantizing alone is quick.
+  CachedCalibration quantize(const QuantizationGroup& group) {
     const Cell& cell = *group.pending.front();
     const ModelStage& stage = *cell.stage;
     const auto quantizer =
         Registry<Quantizer>::get().make(cell.method->quantizer.name, cell.method->quantizer.settings);
     CalibrationPlan plan;
     plan.inputs = spec_.calibration.inputs;
-    plan.collectors = group.collectors;
+    plan.kept = group.kept;
     plan.layers = cell.method->layers;
-    if (group.collectors.empty()) return calibrate_and_quantize(stage.transformer, *quantizer, plan);
-
-    Json identity = group.identity;
-    identity["calibration"] = stage.calibration_identity;
-    identity["collectors"] = group.collectors;
-    const std::string key = digest_of(identity.dump());
-    if (const auto cached = cache_.load_stats(key)) {
-      seconds = cached->seconds;
-      return calibrate_and_quantize(stage.transformer, *quantizer, plan, &cached->stats);
+    const bool calibrates = !group.kept.empty() || !quantizer->needs().empty();
+    std::string key;
+    MatrixBuffer<int32_t> windows;
+    if (calibrates) {
+      Json identity = group.identity;
+      identity["calibration"] = stage.calibration_identity;
+      identity["kept"] = group.kept;
+      key = digest_of(identity.dump());
+      if (auto cached = cache_.load_calibration(key)) return std::move(*cached);
+      windows = calibration_windows(stage);
+      plan.windows = windows.view();
     }
-    const MatrixBuffer<int32_t> windows = calibration_windows(stage);
-    plan.windows = windows.view();
     const Stopwatch watch;
-    Calibrated calibrated = calibrate_and_quantize(stage.transformer, *quantizer, plan);
-    cache_.save_stats(key, {calibrated.stats, watch.seconds()});
-    return calibrated;
+    CachedCalibration result;
+    result.calibrated = calibrate_and_quantize(stage.transformer, *quantizer, plan);
+    result.seconds = watch.seconds();
+    if (calibrates) cache_.save_calibration(key, result);
+    return result;
   }
 
   MatrixBuffer<int32_t> calibration_windows(const ModelStage& stage) const {

@@ -25,11 +25,14 @@ double MagnitudeDistribution::share_above(double threshold) const {
   return above_[i] + (above_[i + 1] - above_[i]) * inside;
 }
 
-double MagnitudeDistribution::mean_square() const {
+double MagnitudeDistribution::mean_square_above(double threshold) const {
   double sum = 0;
-  for (int i = 0; i < LogHistogram::kBins; ++i) {
+  for (int i = LogHistogram::kBins - 1; i >= 0; --i) {
     const double low = LogHistogram::lower_edge(i), high = LogHistogram::lower_edge(i + 1);
-    sum += (above_[i] - above_[i + 1]) * (low * low + low * high + high * high) / 3.0;
+    if (high <= threshold) break;
+    const double from = std::max(low, threshold);
+    const double share = (above_[i] - above_[i + 1]) * (high - from) / (high - low);
+    sum += share * (from * from + from * high + high * high) / 3.0;
   }
   return sum;
 }

@@ -33,7 +33,8 @@ class MagnitudeDistribution {
   explicit MagnitudeDistribution(std::span<const float> counts);
 
   double share_above(double threshold) const;  // P(|x| > threshold)
-  double mean_square() const;
+  double mean_square() const { return mean_square_above(0); }
+  double mean_square_above(double threshold) const;  // E[x^2 1(|x| > threshold)]
 
  private:
   double above_[LogHistogram::kBins + 1];  // share at or above the lower edge of bin i

@@ -51,6 +51,24 @@ int64_t GroupAffineShape::group_size() const { return group == 0 ? in : std::min
 
 int64_t GroupAffineShape::groups() const { return (in + group_size() - 1) / group_size(); }
 
+std::span<const float> GroupAffineShape::group_of(std::span<const float> row, int64_t g) const {
+  const int64_t begin = g * group_size();
+  return row.subspan(static_cast<size_t>(begin), static_cast<size_t>(std::min(group_size(), in - begin)));
+}
+
+std::unique_ptr<GroupAffineLinear> make_group_affine(const GroupAffineShape& shape,
+                                                     Matrix<const uint8_t> codes,
+                                                     Matrix<const AffineGrid> grids) {
+  MatrixBuffer<uint16_t> scales(shape.out, shape.groups());
+  MatrixBuffer<uint8_t> zeros(shape.out, shape.groups());
+  for (int64_t row = 0; row < shape.out; ++row)
+    for (int64_t g = 0; g < shape.groups(); ++g) {
+      scales.row(row)[g] = grids(row, g).scale;
+      zeros.row(row)[g] = grids(row, g).zero;
+    }
+  return std::make_unique<GroupAffineLinear>(shape, codes, scales, zeros);
+}
+
 GroupAffineLinear::GroupAffineLinear(GroupAffineShape shape, Matrix<const uint8_t> codes,
                                      Matrix<const uint16_t> scales, Matrix<const uint8_t> zeros)
     : shape_(shape),

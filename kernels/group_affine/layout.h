@@ -8,6 +8,7 @@
 #pragma once
 
 #include "core/matrix.h"
+#include "quant/affine_grid.h"
 #include "quant/quantized_linear.h"
 
 namespace grinqh {
@@ -21,6 +22,8 @@ struct GroupAffineShape {
 
   int64_t group_size() const;
   int64_t groups() const;
+  // The weights of a row that share scale g.
+  std::span<const float> group_of(std::span<const float> row, int64_t g) const;
   int64_t code_row_bytes() const { return (in * bits + 7) / 8; }
   int64_t zero_row_bytes() const { return symmetric ? 0 : (groups() * bits + 7) / 8; }
 };
@@ -51,5 +54,10 @@ class GroupAffineLinear final : public QuantizedLinear {
   std::vector<uint8_t> codes_, zeros_;
   std::vector<uint16_t> scales_;
 };
+
+// From codes [out, in] and the grid of every group [out, groups].
+std::unique_ptr<GroupAffineLinear> make_group_affine(const GroupAffineShape& shape,
+                                                     Matrix<const uint8_t> codes,
+                                                     Matrix<const AffineGrid> grids);
 
 }  // namespace grinqh

@@ -132,6 +132,13 @@ BitCount NestedLinear::read_bits(const LevelCounts& counts) const {
   return bits;
 }
 
+float NestedLinear::position(Level level, uint8_t code) const {
+  const int prefix = code >> (8 - level);
+  if (level <= shape_.table_levels)
+    return from_half(table_[static_cast<size_t>(NestedShape::table_offset(level) + prefix)]);
+  return (static_cast<float>(prefix) + 0.5f) * static_cast<float>(1 << (8 - level));
+}
+
 // Positions of rows [first_row, first_row + count) of a channel; first_row is a multiple of kRows.
 void NestedLinear::decode_positions(Level level, int64_t channel, int64_t first_row, int64_t count,
                                     float* positions) const {

@@ -52,6 +52,9 @@ class NestedLinear final : public QuantizedLinear {
   void dequantize_rows(std::span<const Level> levels, int64_t begin, int64_t end,
                        Matrix<float> w) const override;
 
+  // What a code decodes to at a level above 0, in units of the 8-bit step.
+  float position(Level level, uint8_t code) const;
+
   static std::unique_ptr<QuantizedLinear> rebuild(const Buffers& buffers, const Json& attributes);
 
  private:

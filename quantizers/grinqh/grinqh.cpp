@@ -2,17 +2,22 @@
 // codes per group, of which every prefix decodes to the middle of its cell. What is read of them is the
 // policy's business (policy.cpp).
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "core/dtype.h"
 #include "core/parallel.h"
 #include "kernels/nested/layout.h"
+#include "quant/column_feedback.h"
+#include "quant/grading_rule.h"
 #include "quant/quantizer.h"
 
 namespace grinqh {
 namespace {
 
 constexpr int kCodes = 256;
+constexpr const char* kSecondMoment = "second_moment";
+constexpr const char* kHistogram = "magnitude_histogram";
 
 // The grid of one group: position p in [0, 256] stands for minimum + scale p.
 struct Grid {
@@ -29,6 +34,8 @@ class Grinqh final : public Quantizer {
     std::vector<int> levels = {0, 2, 4, 8};
     int table = 4;
     double clip = 1.0;
+    double feedback_bits = 3.5;
+    double damping = 0.01;
     template <class V>
     void fields(V& v) {
       v("group", group, Range{0, 1 << 20}, "weights that share a scale and a minimum; 0: the whole axis");
@@ -38,6 +45,9 @@ class Grinqh final : public Quantizer {
       v("table", table, Range{0, 6},
         "levels up to this width decode to fitted centroids; 0: to the middle of the cell");
       v("clip", clip, Range{0.5, 1}, "the grid covers this share of a group's range");
+      v("feedback_bits", feedback_bits, Range{0, 8},
+        "columns make up for the error of earlier ones as it is at this mean level; 0: no feedback");
+      v("damping", damping, Range{0, 1}, "share of the second moments' mean diagonal that is added to it");
     }
     void validate() const {
       if (levels.empty() || levels.back() == 0 || !std::ranges::is_sorted(levels, std::less_equal<>()))
@@ -47,6 +57,10 @@ class Grinqh final : public Quantizer {
   };
 
   explicit Grinqh(Options options) : options_(std::move(options)) {}
+
+  CollectorNames needs() const override {
+    return options_.feedback_bits > 0 ? CollectorNames{kSecondMoment, kHistogram} : CollectorNames{};
+  }
 
   std::unique_ptr<QuantizedLinear> quantize(const LinearTask& task) const override {
     const Matrix<const float> w = task.weight;
@@ -61,19 +75,83 @@ class Grinqh final : public Quantizer {
     const std::vector<Grid> grids = find_grids(task, shape);
     MatrixBuffer<uint8_t> codes(w.rows, w.cols);
     parallel_for(w.rows, [&](int64_t row) {
-      for (int64_t i = 0; i < w.cols; ++i) {
-        const Grid& grid = grids[static_cast<size_t>(shape.parameter(row, i))];
-        codes.row(row)[i] = static_cast<uint8_t>(
-            std::clamp(std::floor(position(w(row, i), grid)), 0.0f, static_cast<float>(kCodes - 1)));
-      }
+      for (int64_t i = 0; i < w.cols; ++i)
+        codes.row(row)[i] = floor_code(w(row, i), grid_of(grids, shape, row, i));
     });
+    auto plain = make_layer(w, shape, codes, grids);
+    if (options_.feedback_bits == 0) return plain;
+    return round_again(task, shape, grids, *plain);
+  }
+
+ private:
+  static const Grid& grid_of(const std::vector<Grid>& grids, const NestedShape& shape, int64_t row,
+                             int64_t i) {
+    return grids[static_cast<size_t>(shape.parameter(row, i))];
+  }
+
+  static uint8_t floor_code(float weight, const Grid& grid) {
+    return static_cast<uint8_t>(std::clamp(std::floor(position(weight, grid)), 0.0f, kCodes - 1.0f));
+  }
+
+  std::unique_ptr<NestedLinear> make_layer(Matrix<const float> w, const NestedShape& shape,
+                                           Matrix<const uint8_t> codes,
+                                           const std::vector<Grid>& grids) const {
     std::vector<uint16_t> scales, minima;
     for (const Grid& grid : grids) scales.push_back(grid.scale), minima.push_back(grid.minimum);
     return std::make_unique<NestedLinear>(shape, codes, std::move(scales), std::move(minima),
                                           fit_table(w, shape, codes, grids));
   }
 
- private:
+  // Rounds column by column with feedback. A channel is served at several levels, so its error is the mean of
+  // the levels' errors, each weighted by the energy of the channel's input that is served there when the mean
+  // level is feedback_bits. `plain` is the layer without feedback, which says what levels decode to.
+  std::unique_ptr<QuantizedLinear> round_again(const LinearTask& task, const NestedShape& shape,
+                                               const std::vector<Grid>& grids,
+                                               const NestedLinear& plain) const {
+    const std::span<const float> histogram = task.stats.at(kHistogram);
+    const double bits = std::clamp<double>(options_.feedback_bits, shape.levels.front(), shape.levels.back());
+    const MatrixBuffer<double> errors = level_errors(task.weight, plain, shape.levels);
+    const MatrixBuffer<float> thresholds = unit_thresholds(errors.view(), shape.levels);
+    const double scale = solve_threshold_scale(histogram, thresholds.view(), shape.levels, bits);
+    const MatrixBuffer<float> shares = energy_shares(histogram, thresholds.view(), scale, shape.levels);
+    const std::vector<std::array<float, kCodes>> positions = decode_tables(shape, plain);
+
+    MatrixBuffer<float> h(shape.in, shape.in), compensated(shape.out, shape.in);
+    std::ranges::copy(task.stats.at(kSecondMoment), h.data());
+    for (int64_t i = 0; i < shape.in; ++i)
+      if (h.row(i)[i] == 0) h.row(i)[i] = 1;  // an input that is always zero takes no part
+    MatrixBuffer<uint8_t> codes(shape.out, shape.in);
+    round_with_feedback(task.weight, inverse_cholesky(h.view(), options_.damping), {},
+                        [&](const ColumnStep& step, std::span<float> error) {
+                          for (size_t r = 0; r < error.size(); ++r) {
+                            const int64_t row = step.first_row + static_cast<int64_t>(r), i = step.column;
+                            const Grid& grid = grid_of(grids, shape, row, i);
+                            const float weight = step.current(i, static_cast<int64_t>(r));
+                            const uint8_t code = floor_code(weight, grid);
+                            codes.row(row)[i] = code;
+                            compensated.row(row)[i] = weight;
+                            float decoded = 0;
+                            for (size_t k = 0; k < positions.size(); ++k)
+                              decoded += shares.row(static_cast<int64_t>(k))[i] * positions[k][code];
+                            error[r] = weight - grid.minimum_value() - grid.scale_value() * decoded;
+                          }
+                        });
+    return make_layer(compensated.view(), shape, codes, grids);
+  }
+
+  // Position that each 8-bit code decodes to at each level (level 0: nothing is ever served there).
+  static std::vector<std::array<float, kCodes>> decode_tables(const NestedShape& shape,
+                                                              const NestedLinear& layer) {
+    std::vector<std::array<float, kCodes>> tables;
+    for (const Level level : shape.levels) {
+      std::array<float, kCodes>& table = tables.emplace_back();
+      table.fill(0.0f);
+      for (int code = 0; code < kCodes && level > 0; ++code)
+        table[static_cast<size_t>(code)] = layer.position(level, static_cast<uint8_t>(code));
+    }
+    return tables;
+  }
+
   static float position(float weight, const Grid& grid) {
     return (weight - grid.minimum_value()) / grid.scale_value();
   }

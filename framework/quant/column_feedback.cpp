@@ -1,0 +1,59 @@
+#include "quant/column_feedback.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "core/error.h"
+#include "core/gemm.h"
+#include "core/parallel.h"
+
+namespace grinqh {
+
+namespace {
+
+constexpr int64_t kSliceRows = 64;  // rows are independent of each other: a slice stays in cache
+
+// All columns of one slice.
+void round_slice(Matrix<const float> weight, int64_t begin, int64_t end, Matrix<const float> upper,
+                 const FeedbackOptions& options, const RoundColumn& round) {
+  const int64_t in = weight.cols, rows = end - begin;
+  MatrixBuffer<float> current(in, rows), errors(options.block, rows);
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t i = 0; i < in; ++i) current.row(i)[r] = weight(begin + r, i);
+  MatrixBuffer<float> block(in, rows);
+  std::copy_n(current.data(), current.size(), block.data());
+
+  for (int64_t first = 0; first < in; first += options.block) {
+    const int64_t last = std::min(first + options.block, in);
+    for (int64_t i = first; i < last; ++i) {
+      const std::span<float> error(errors.row(i - first), static_cast<size_t>(rows));
+      round({i, begin, block.view(), current.view()}, error);
+      for (float& e : error) e /= upper(i, i);
+      for (int64_t j = i; j < last; ++j) {
+        const float share = upper(i, j);
+        float* to = current.row(j);
+        for (int64_t r = 0; r < rows; ++r) to[r] -= error[static_cast<size_t>(r)] * share;
+      }
+    }
+    if (last == in) break;
+    // current[last:] -= U[first:last, last:]^T errors
+    const Matrix<float> rest = current.view().rows_between(last, in);
+    matmul_tn_serial(upper.rows_between(first, last).cols_between(last, in),
+                     errors.view().rows_between(0, last - first), rest, -1.0f, Output::add);
+    std::copy_n(rest.data, rest.rows * rows, block.row(last));
+  }
+}
+
+}  // namespace
+
+void round_with_feedback(Matrix<const float> weight, const InverseFactor& factor,
+                         const FeedbackOptions& options, const RoundColumn& round) {
+  check(factor.upper.rows() == weight.cols, "a factor of the layer's inputs");
+  parallel_for((weight.rows + kSliceRows - 1) / kSliceRows, [&](int64_t slice) {
+    const int64_t begin = slice * kSliceRows;
+    round_slice(weight, begin, std::min(begin + kSliceRows, weight.rows), factor.upper.view(), options,
+                round);
+  });
+}
+
+}  // namespace grinqh

@@ -1,0 +1,114 @@
+#include "quant/grading_rule.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/error.h"
+#include "core/parallel.h"
+#include "quant/log_histogram.h"
+
+namespace grinqh {
+
+namespace {
+
+// Steps between levels that are taken together.
+struct Run {
+  double bits, saved;
+  int steps;
+  double price() const { return saved > 0 ? bits / saved : HUGE_VAL; }
+};
+
+MagnitudeDistribution distribution(std::span<const float> histogram, int64_t channel) {
+  return MagnitudeDistribution(
+      histogram.subspan(static_cast<size_t>(channel * LogHistogram::kBins), LogHistogram::kBins));
+}
+
+}  // namespace
+
+MatrixBuffer<double> level_errors(Matrix<const float> weight, const QuantizedLinear& quantized,
+                                  std::span<const Level> levels) {
+  const int64_t in = weight.cols;
+  auto errors = MatrixBuffer<double>::zeroed(static_cast<int64_t>(levels.size()), in);
+  for (size_t k = 0; k < levels.size(); ++k) {
+    const MatrixBuffer<float> decoded =
+        levels[k] == 0 ? MatrixBuffer<float>::zeroed(weight.rows, in) : quantized.dequantize(levels[k]);
+    double* error = errors.row(static_cast<int64_t>(k));
+    for (int64_t row = 0; row < weight.rows; ++row)
+      for (int64_t i = 0; i < in; ++i) {
+        const double difference =
+            static_cast<double>(weight(row, i)) - static_cast<double>(decoded.row(row)[i]);
+        error[i] += difference * difference;
+      }
+  }
+  return errors;
+}
+
+MatrixBuffer<float> unit_thresholds(Matrix<const double> errors, std::span<const Level> levels) {
+  const auto steps = static_cast<int64_t>(levels.size()) - 1;
+  MatrixBuffer<float> thresholds(steps, errors.cols);
+  std::vector<Run> runs;
+  for (int64_t i = 0; i < errors.cols; ++i) {
+    runs.clear();
+    for (int64_t k = 0; k < steps; ++k) {
+      const auto at = static_cast<size_t>(k);
+      runs.push_back({static_cast<double>(levels[at + 1] - levels[at]), errors(k, i) - errors(k + 1, i), 1});
+      while (runs.size() > 1 && runs[runs.size() - 2].price() >= runs.back().price()) {
+        const Run last = runs.back();
+        runs.pop_back();
+        runs.back().bits += last.bits;
+        runs.back().saved += last.saved;
+        runs.back().steps += last.steps;
+      }
+    }
+    int64_t k = 0;
+    for (const Run& run : runs)
+      for (int step = 0; step < run.steps; ++step)
+        thresholds.row(k++)[i] = static_cast<float>(std::sqrt(run.price()));
+  }
+  return thresholds;
+}
+
+double solve_threshold_scale(std::span<const float> histogram, Matrix<const float> thresholds,
+                             std::span<const Level> levels, double bits) {
+  std::vector<MagnitudeDistribution> channels;
+  for (int64_t i = 0; i < thresholds.cols; ++i) channels.push_back(distribution(histogram, i));
+  const auto mean_level = [&](double scale) {
+    double sum = 0;
+    for (int64_t k = 0; k < thresholds.rows; ++k) {
+      const auto at = static_cast<size_t>(k);
+      for (int64_t i = 0; i < thresholds.cols; ++i)
+        sum += (levels[at + 1] - levels[at]) *
+               channels[static_cast<size_t>(i)].share_above(scale * static_cast<double>(thresholds(k, i)));
+    }
+    return levels[0] + sum / static_cast<double>(thresholds.cols);
+  };
+  // The mean falls as the scale grows: bisection on the scale's logarithm.
+  double low = -60, high = 60;
+  for (int step = 0; step < 60; ++step) {
+    const double middle = 0.5 * (low + high);
+    (mean_level(std::exp2(middle)) > bits ? low : high) = middle;
+  }
+  return std::exp2(0.5 * (low + high));
+}
+
+MatrixBuffer<float> energy_shares(std::span<const float> histogram, Matrix<const float> thresholds,
+                                  double scale, std::span<const Level> levels) {
+  auto shares = MatrixBuffer<float>::zeroed(static_cast<int64_t>(levels.size()), thresholds.cols);
+  const int64_t first = levels[0] == 0 ? 1 : 0;  // level above 0
+  parallel_for(thresholds.cols, [&](int64_t i) {
+    const MagnitudeDistribution channel = distribution(histogram, i);
+    const auto above = [&](int64_t level) {  // energy that reaches a level
+      return level == 0 ? channel.mean_square()
+                        : channel.mean_square_above(scale * static_cast<double>(thresholds(level - 1, i)));
+    };
+    const double total = above(first);
+    for (int64_t k = first; k < shares.rows(); ++k) {
+      const double reached = above(k), passed = k + 1 < shares.rows() ? above(k + 1) : 0.0;
+      shares.row(k)[i] =
+          total > 0 ? static_cast<float>((reached - passed) / total) : (k == first ? 1.0f : 0.0f);
+    }
+  });
+  return shares;
+}
+
+}  // namespace grinqh
