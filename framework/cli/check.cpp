@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 
 #include "cli/command.h"
-#include "core/parallel.h"
 #include "core/progress.h"
 #include "eval/conformance.h"
 
@@ -18,7 +17,7 @@ int check_folders(const std::vector<std::string>& words) {
       "threads", po::value<int>()->default_value(0), "0: all that the machine offers");
   arguments.positional("DIR", 1, 1000);
   if (!arguments.parse(words)) return 0;
-  set_threads(arguments.get<int>("threads"));
+  apply_threads(arguments);
   Progress::set_enabled(false);
   bool all_agree = true;
   for (const std::string& folder : arguments.words("DIR")) {

@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include "core/error.h"
+#include "core/parallel.h"
 #include "core/text.h"
 
 namespace grinqh {
@@ -35,10 +36,8 @@ bool Arguments::parse(const std::vector<std::string>& words) {
   }
   po::options_description all = described_;
   po::positional_options_description places;
-  if (!positional_.empty()) {
-    all.add_options()(positional_.c_str(), po::value<std::vector<std::string>>());
-    places.add(positional_.c_str(), -1);
-  }
+  all.add_options()(positional_.c_str(), po::value<std::vector<std::string>>());
+  places.add(positional_.c_str(), -1);
   try {
     const auto style = po::command_line_style::unix_style & ~po::command_line_style::allow_guessing;
     po::store(po::command_line_parser(words).options(all).positional(places).style(style).run(), values_);
@@ -46,7 +45,7 @@ bool Arguments::parse(const std::vector<std::string>& words) {
   } catch (const po::error& error) {
     refuse(error.what());
   }
-  const size_t count = positional_.empty() ? 0 : this->words(positional_).size();
+  const size_t count = this->words(positional_).size();
   if (count < least_) refuse(fmt::format("{} is missing", positional_));
   if (count > most_) refuse(fmt::format("unexpected '{}'", this->words(positional_)[most_]));
   return true;
@@ -55,6 +54,15 @@ bool Arguments::parse(const std::vector<std::string>& words) {
 void Arguments::refuse(const std::string& why) const { bad_input("{}; usage: grinqh {}", why, usage_); }
 
 void Arguments::missing(const std::string& name) const { refuse(fmt::format("--{} is missing", name)); }
+
+void apply_threads(const Arguments& arguments) {
+  constexpr int kMost = 1024;
+  const int count = arguments.get<int>("threads");
+  if (count < 0 || count > kMost)
+    arguments.refuse(
+        fmt::format("--threads {}: allowed is 0, all that the machine offers, to {}", count, kMost));
+  set_threads(count);
+}
 
 RegisterCommand::RegisterCommand(std::string_view name, std::string_view summary,
                                  std::function<int(const std::vector<std::string>&)> run) {

@@ -40,10 +40,13 @@ class Arguments {
 
   std::string usage_;
   boost::program_options::options_description described_;
-  std::string positional_;
+  std::string positional_ = "ARGUMENT";
   size_t least_ = 0, most_ = 0;
   boost::program_options::variables_map values_;
 };
+
+// Sets the number of threads from --threads; refuses what is no number of them.
+void apply_threads(const Arguments& arguments);
 
 struct Command {
   std::string summary;

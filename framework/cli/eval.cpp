@@ -7,7 +7,6 @@
 #include "core/device.h"
 #include "core/error.h"
 #include "core/json.h"
-#include "core/parallel.h"
 #include "core/text.h"
 #include "eval/perplexity_of.h"
 #include "eval/windows.h"
@@ -34,7 +33,7 @@ int evaluate(const std::vector<std::string>& words) {
     bad_input("{}", unknown_name("protocol", protocol, protocols()));
   if (format != "text" && format != "json")
     arguments.refuse(fmt::format("unknown format '{}'; known: json, text", format));
-  set_threads(arguments.get<int>("threads"));
+  apply_threads(arguments);
   const Model model = load_model(arguments.get<std::string>("model"));
   const auto text = arguments.get<std::string>("text");
   const auto context = arguments.get<int64_t>("context");

@@ -24,8 +24,8 @@ void print_help() {
   fmt::print(
       "grinqh {}: experiments with weight quantization of language models\n\nusage: grinqh COMMAND ...\n\n",
       GRINQH_VERSION);
-  for (const auto& [name, command] : commands()) fmt::print("  {:10} {}\n", name, command.summary);
-  fmt::print("  {:10} {}\n\n", "test", "build everything and run the tests (./grinqh test [CTEST ARGS])");
+  for (const auto& [name, command] : commands()) fmt::print("  {:14} {}\n", name, command.summary);
+  fmt::print("  {:14} {}\n\n", "test", "build everything and run the tests (./grinqh test [CTEST ARGS])");
   fmt::print("grinqh COMMAND --help tells a command's options.\n");
 }
 
@@ -34,13 +34,17 @@ int run(const std::vector<std::string>& words) {
   if (words[0] == "--version") return fmt::print("grinqh {} {}\n", GRINQH_VERSION, GRINQH_COMMIT), 0;
   if (const char* plugins = std::getenv("GRINQH_PLUGINS")) load_plugin_libraries(plugins);
   report_registration_conflicts();
-  const auto command = commands().find(words[0]);
+  // A name may have two words: "bench forward".
+  size_t length = 1;
+  auto command = commands().find(words[0]);
+  if (command == commands().end() && words.size() > 1)
+    length = 2, command = commands().find(words[0] + " " + words[1]);
   if (command == commands().end()) {
     std::vector<std::string> names;
     for (const auto& [name, each] : commands()) names.push_back(name);
     bad_input("{}", unknown_name("command", words[0], names));
   }
-  return command->second.run({words.begin() + 1, words.end()});
+  return command->second.run({words.begin() + static_cast<std::ptrdiff_t>(length), words.end()});
 }
 
 // One line, whatever the message carries from foreign files.

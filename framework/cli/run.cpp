@@ -3,7 +3,6 @@
 
 #include "cli/command.h"
 #include "core/device.h"
-#include "core/parallel.h"
 #include "core/text.h"
 #include "experiment/runner.h"
 #include "report/report.h"
@@ -36,7 +35,7 @@ int run(const std::vector<std::string>& words) {
       "fresh", "compute finished cells again")("dry-run", "say what would be computed");
   arguments.positional("FILE", 1, 1);
   if (!arguments.parse(words)) return 0;
-  set_threads(arguments.get<int>("threads"));
+  apply_threads(arguments);
 
   const fs::path file = arguments.words("FILE")[0];
   ExperimentSpec spec = read_experiment(read_config(file, arguments.words("set")), file.parent_path());

@@ -36,5 +36,7 @@ class Evaluator {
 // Windows that are processed together: enough tokens to keep matrix products efficient, few enough to keep
 // activations small.
 int64_t windows_per_batch(int64_t context);
+// Rows of logits that are held at a time.
+int64_t logit_rows(int64_t vocab);
 
 }  // namespace grinqh

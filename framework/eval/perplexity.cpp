@@ -16,13 +16,12 @@ int64_t windows_per_batch(int64_t context) {
   return std::max<int64_t>(1, kBatchTokens / context);
 }
 
-namespace {
-
-// Rows of logits held at a time.
 int64_t logit_rows(int64_t vocab) {
   constexpr int64_t kLogits = int64_t{1} << 23;  // 32 MiB
   return std::clamp<int64_t>(kLogits / vocab, 16, 1024);
 }
+
+namespace {
 
 // One value for every scored token, in order; empty without a reference where they compare with it.
 struct Scores {

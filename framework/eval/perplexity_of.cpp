@@ -26,7 +26,8 @@ class Scalars final : public MetricSink {
 TextPerplexity perplexity_of(const Model& model, const std::filesystem::path& text, std::string_view protocol,
                              int64_t context) {
   const Tokenizer tokenizer(model.folder / "tokenizer.json");
-  const std::vector<int32_t> tokens = tokenizer.encode(read_file(text.string(), "text"));
+  const std::vector<int32_t> tokens =
+      encode_for_model(tokenizer, read_file(text.string(), "text"), model.config.vocab, text.string());
   const Windows windows =
       cut_windows(protocol, tokens, context, model.config, tokenizer.adds_bos(), text.string());
   const Transformer transformer(model);

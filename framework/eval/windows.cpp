@@ -6,8 +6,12 @@
 
 namespace grinqh {
 
+namespace {
+constexpr const char* kWithoutBos = "windows";
+}
+
 const std::vector<std::string>& protocols() {
-  static const std::vector<std::string> names{"windows", "gptq", "llama.cpp"};
+  static const std::vector<std::string> names{kWithoutBos, "gptq", "llama.cpp"};
   return names;
 }
 
@@ -16,6 +20,9 @@ Windows cut_windows(std::string_view protocol, const std::vector<int32_t>& token
   if (context < 2 || context > config.max_context)
     bad_input("{}: context = {}: allowed is 2 to {}, the model's max_position_embeddings", source, context,
               config.max_context);
+  if (adds_bos && protocol != kWithoutBos && config.bos_token < 0)
+    bad_input("{}: protocol '{}' puts a BOS token before text: the model's config.json has no bos_token_id",
+              source, protocol);
   std::vector<int32_t> stream;
   if (protocol == "gptq" && adds_bos) stream.push_back(static_cast<int32_t>(config.bos_token));
   stream.insert(stream.end(), tokens.begin(), tokens.end());

@@ -37,12 +37,15 @@ ModelStage::ModelStage(const ExperimentSpec& spec, const fs::path& folder)
     : model(load_model(folder)), transformer(model) {
   const Tokenizer tokenizer(folder / "tokenizer.json");
   for (const EvaluationSpec& evaluation : spec.evaluations) {
-    const std::string text = read_file(evaluation.text.string(), "text");
-    windows.push_back(cut_windows(evaluation.protocol, tokenizer.encode(text), evaluation.context,
-                                  model.config, tokenizer.adds_bos(), evaluation.text.string()));
+    const std::string source = evaluation.text.string();
+    const std::vector<int32_t> tokens =
+        encode_for_model(tokenizer, read_file(source, "text"), model.config.vocab, source);
+    windows.push_back(cut_windows(evaluation.protocol, tokens, evaluation.context, model.config,
+                                  tokenizer.adds_bos(), source));
   }
   const CalibrationSpec& calibration = spec.calibration;
-  if (calibration.context > model.config.max_context)
+  const bool calibrates = needs_calibration(spec);
+  if (calibrates && calibration.context > model.config.max_context)
     bad_input("[calibration]: context = {}: allowed is 2 to {}, the model's max_position_embeddings",
               calibration.context, model.config.max_context);
   calibration_identity = {{"windows", calibration.windows},
@@ -51,10 +54,10 @@ ModelStage::ModelStage(const ExperimentSpec& spec, const fs::path& folder)
   if (calibration.text == "self") {
     calibration_identity["text"] = "self";
     calibration_identity["seed"] = spec.seed;
-  } else if (needs_calibration(spec)) {
+  } else if (calibrates) {
     const std::string text = read_file(calibration.text, "calibration text");
     calibration_identity["text"] = digest_of(text);
-    calibration_tokens = tokenizer.encode(text);
+    calibration_tokens = encode_for_model(tokenizer, text, model.config.vocab, calibration.text);
     if (static_cast<int64_t>(calibration_tokens.size()) < calibration.context)
       bad_input("{}: the text has {} tokens, one calibration window needs {}", calibration.text,
                 calibration_tokens.size(), calibration.context);
@@ -62,7 +65,8 @@ ModelStage::ModelStage(const ExperimentSpec& spec, const fs::path& folder)
 }
 
 std::string Cell::name() const {
-  return fmt::format("{} {} {}", stage->model.name(), method->quantizer.name, method->label);
+  return fmt::format("{} {}{}{}", stage->model.name(), method->quantizer.name,
+                     method->label.empty() ? "" : " ", method->label);
 }
 
 bool Cell::finished() const {

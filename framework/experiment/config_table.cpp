@@ -26,7 +26,8 @@ void apply_override(toml::table& root, const std::string& assignment) {
   const size_t equals = assignment.find('=');
   if (equals == std::string::npos || equals == 0) bad_input("--set {}: expected KEY=VALUE", assignment);
   std::vector<std::string> path{""};
-  for (const char c : assignment.substr(0, equals)) {
+  const size_t key_end = assignment.find_last_not_of(' ', equals - 1) + 1;
+  for (const char c : assignment.substr(0, key_end)) {
     if (c == '.')
       path.emplace_back();
     else
@@ -42,8 +43,8 @@ void apply_override(toml::table& root, const std::string& assignment) {
       const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), index);
       if (error != std::errc() || end != digits.data() + digits.size() || index >= list->size() ||
           i + 1 >= path.size())
-        bad_input("--set {}: '{}' is a list of {}, expected {}.0 to {}.{} and a key", assignment, path[i - 1],
-                  list->size(), path[i - 1], path[i - 1], list->size() - 1);
+        bad_input("--set {}: '{}' is a list of {}, expected '{}.' with a number below that, '.' and a key",
+                  assignment, path[i - 1], list->size(), path[i - 1]);
       node = list->get(index);
     }
     table = node->as_table();
@@ -63,9 +64,10 @@ class TomlReader {
     to.where_ = place(from);
     std::vector<std::pair<const toml::key*, const toml::node*>> entries;
     for (auto&& [key, node] : from) entries.emplace_back(&key, &node);
-    // toml++ sorts by name; the order of the file says in which order axes are swept.
+    // toml++ sorts by name; the order of the file says in which order axes are swept. An overridden value
+    // takes the place of its key.
     std::ranges::stable_sort(entries, {}, [](const auto& entry) {
-      const toml::source_position at = entry.second->source().begin;
+      const toml::source_position at = entry.first->source().begin;
       return std::pair(at ? at.line : UINT32_MAX, at.column);
     });
     for (const auto& [key, node] : entries) {
@@ -83,7 +85,7 @@ class TomlReader {
  private:
   std::string place(const toml::node& node) const {
     const auto line = node.source().begin.line;
-    return line ? fmt::format("{}:{}", source_, line) : source_;
+    return line ? fmt::format("{}:{}", source_, line) : source_ + " (--set)";
   }
 
   Json json(const toml::node& node) const {
@@ -126,6 +128,13 @@ const Setting& ConfigTable::at(std::string_view key) const {
   const auto it = settings_.find(key);
   if (it == settings_.end()) bad_input("{}: key '{}' is missing", where_, key);
   return it->second;
+}
+
+void reject_unknown(const ConfigTable& table, const std::string& owner,
+                    const std::vector<std::string>& known) {
+  for (const std::string& key : table.keys())
+    if (std::ranges::find(known, key) == known.end())
+      bad_input("{}: {}", table.at(key).where, unknown_name("key of " + owner, key, known));
 }
 
 ConfigTable ConfigTable::table(std::string_view key) const {

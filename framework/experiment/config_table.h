@@ -39,6 +39,10 @@ class ConfigTable {
   std::map<std::string, std::vector<ConfigTable>, std::less<>> tables_;
 };
 
+// BadInput for the first key of the table that is not among the known ones; `owner` names the table.
+void reject_unknown(const ConfigTable& table, const std::string& owner,
+                    const std::vector<std::string>& known);
+
 // A configuration as TOML text; parse() of it gives the same values.
 std::string to_toml(const Json& object);
 

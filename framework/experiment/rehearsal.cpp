@@ -36,9 +36,8 @@ void rehearse(const MethodSpec& method) {
     policy->prepare(task, *quantized);
     if (method.prefill_level != kFullLevel) quantized->resolve(method.prefill_level);
   } catch (const BadInput& error) {
-    const Settings& settings =
-        method.policy.settings.empty() ? method.quantizer.settings : method.policy.settings;
-    bad_input("{}{} {}: {}", settings.empty() ? "" : settings.begin()->second.where + ": ",
+    const Settings& policy_settings = method.policy.settings;
+    bad_input("{}: {} {}: {}", policy_settings.empty() ? method.where : policy_settings.begin()->second.where,
               method.quantizer.name, method.label, error.what());
   }
 }

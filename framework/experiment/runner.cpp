@@ -2,13 +2,17 @@
 
 #include <algorithm>
 #include <chrono>
+#include <set>
 
 #include "calib/calibration_windows.h"
 #include "core/device.h"
 #include "core/digest.h"
 #include "core/registry.h"
+#include "core/text.h"
+#include "experiment/prepare.h"
 #include "experiment/provenance.h"
 #include "experiment/rehearsal.h"
+#include "store/part_file.h"
 #include "store/result_file.h"
 
 namespace grinqh {
@@ -53,6 +57,8 @@ class Runner {
       add_to_group(cell, pending, groups);
     }
     if (options_.dry_run) return outcome_;
+    // A place that cannot be written is refused before hours of computation, not after.
+    if (outcome_.reused < static_cast<int64_t>(cells_.size())) PartFile(options_.folder / "writable");
     for (const QuantizationGroup& group : groups)
       if (!group.pending.empty()) run_group(group);
     for (const Cell& cell : cells_)
@@ -140,18 +146,15 @@ class Runner {
     const MethodSpec& method = *cells.front()->method;
     const ModelStage& stage = *cells.front()->stage;
     const Stopwatch watch;
-    const auto policy = Registry<PrecisionPolicy>::get().make(method.policy.name, method.policy.settings);
-    static const LayerStats kNothing;
-    for (const BlockWeights& block : stage.model.blocks)
-      for (const auto& layers : inputs_of(block))
-        for (const LinearWeights* layer : layers) {
-          const auto quantized = calibrated.model.layers.find(layer->id);
-          if (quantized == calibrated.model.layers.end()) continue;
-          const auto stats = calibrated.stats.find(layer->id);
-          const MatrixBuffer<float> weight = to_float(layer->weight);
-          policy->prepare({layer->id, weight, stats == calibrated.stats.end() ? kNothing : *stats->second},
-                          *quantized->second);
-        }
+    std::unique_ptr<PrecisionPolicy> policy;
+    try {
+      policy = prepare_policy(method, stage.model, calibrated);
+    } catch (const BadInput&) {
+      throw;
+    } catch (const Error& error) {
+      for (const Cell* cell : cells) record_failure(*cell, error.what());
+      return;
+    }
     const double seconds = quantize_seconds + watch.seconds();
     for (const Cell* cell : cells) {
       try {
@@ -189,14 +192,19 @@ class Runner {
     result.scalar("quantize_seconds", quantize_seconds, "s");
     result.scalar("evaluate_seconds", watch.seconds(), "s");
     result.text("status", "ok");
-    for (const auto& [id, layer] : quantized.layers)
-      kernels_.insert(find_kernel(layer->layout(), Device::cpu).name);
+    std::set<std::string> kernels;  // that ran
+    for (const auto& [id, layer] : quantized.layers) {
+      const Kernel& kernel = find_kernel(layer->layout(), Device::cpu);
+      kernels.insert(fmt::format("{}/{}/{}", kernel.layout, to_string(kernel.device), kernel.name));
+    }
+    result.provenance("kernels", join(std::vector<std::string>(kernels.begin(), kernels.end()), ", "));
     write_provenance(cell, result);
     result.commit();
     ++outcome_.computed;
   }
 
-  void record_failure(const Cell& cell, const std::string& why) {
+  void record_failure(const Cell& cell, std::string why) {
+    std::ranges::replace(why, '\n', ' ');  // one line, whoever wrote it
     fmt::print(stderr, "grinqh: {} failed: {}\n", cell.name(), why);
     ResultWriter result(cell.path, cell.digest);
     write_row(cell, result);
@@ -233,7 +241,6 @@ class Runner {
     result.provenance("model_digest", cell.stage->model.digest);
     result.provenance("text_digest", digest_of(read_file(cell.evaluation->text.string(), "text")));
     result.provenance("calibration", cell.stage->calibration_identity.dump());
-    result.provenance("kernels", join(std::vector<std::string>(kernels_.begin(), kernels_.end()), ", "));
   }
 
   const ExperimentSpec& spec_;
@@ -242,7 +249,6 @@ class Runner {
   std::map<std::string, std::string> environment_;
   std::vector<std::unique_ptr<ModelStage>> stages_;
   std::vector<Cell> cells_;
-  std::set<std::string> kernels_;  // that ran
   RunOutcome outcome_;
 };
 

@@ -15,13 +15,6 @@ namespace fs = std::filesystem;
 
 constexpr double kMaxTokens = 1 << 24;
 
-void reject_unknown(const ConfigTable& table, const std::string& owner,
-                    const std::vector<std::string>& known) {
-  for (const std::string& key : table.keys())
-    if (std::ranges::find(known, key) == known.end())
-      bad_input("{}: {}", table.at(key).where, unknown_name("key of " + owner, key, known));
-}
-
 // Relative paths: from the working directory, then from the experiment's folder.
 fs::path find_path(const Setting& setting, const std::string& key, const fs::path& folder) {
   if (!setting.value.is_string())
@@ -106,6 +99,10 @@ EvaluationSpec read_evaluation(const ConfigTable& table, const fs::path& folder)
   EvaluationSpec spec;
   spec.evaluator.name = kind.value.get<std::string>();
   const auto& entry = Registry<Evaluator>::get().at(spec.evaluator.name, kind.where);
+  std::vector<std::string> known{"kind"};
+  for (const OptionInfo& option : describe_options<EvaluationKeys>()) known.push_back(option.name);
+  for (const OptionInfo& option : entry.options) known.push_back(option.name);
+  reject_unknown(table, "[[evaluations]]", known);
   auto [ours, rest] = split_settings<EvaluationKeys>(table, {"kind"});
   const auto keys = read_options<EvaluationKeys>(ours, "[[evaluations]]");
   spec.evaluator.settings = std::move(rest);

@@ -23,6 +23,7 @@ struct MethodSpec {
   std::vector<std::string> layers = {"*"};  // patterns of layer ids
   Level prefill_level = kFullLevel;
   std::string label;  // what the user set, shortly: "bits=4 group=128"
+  std::string where;  // the quantizer's place in the file, for messages
 
   CollectorNames needs() const;  // of quantizer and policy
 };

@@ -108,6 +108,10 @@ void expand_quantizer(const ConfigTable& table, const Setting& quantizer, std::v
   const auto name = quantizer.value.get<std::string>();
   const auto& entry = Registry<Quantizer>::get().at(name, quantizer.where);
   const std::vector<OptionInfo> method_keys = describe_options<MethodKeys>();
+  std::vector<std::string> known{"quantizer", "policy"};
+  for (const auto* infos : {&method_keys, &entry.options})
+    for (const OptionInfo& info : *infos) known.push_back(info.name);
+  reject_unknown(table, fmt::format("[[methods]] with quantizer '{}'", name), known);
 
   std::vector<std::pair<std::string, std::vector<Setting>>> axes;
   for (const std::string& key : table.keys()) {
@@ -140,8 +144,8 @@ void expand_quantizer(const ConfigTable& table, const Setting& quantizer, std::v
     PluginSpec spec = plugin_spec(name, options, nullptr);
     spec.options = entry.resolve(spec.settings);
     for (const auto& [policy_spec, policy_label] : expand_policy(policy)) {
-      MethodSpec method{spec, policy_spec, keys.layers,
-                        keys.phase_prefill == 0 ? kFullLevel : static_cast<Level>(keys.phase_prefill), label};
+      MethodSpec method{spec, policy_spec, keys.layers, kFullLevel, label, quantizer.where};
+      if (keys.phase_prefill != 0) method.prefill_level = static_cast<Level>(keys.phase_prefill);
       if (policy_label != kDefaultPolicy) method.label += (label.empty() ? "" : ", ") + policy_label;
       methods.push_back(std::move(method));
     }

@@ -1,5 +1,7 @@
 #include "model/tokenizer.h"
 
+#include <algorithm>
+
 #include "core/error.h"
 #include "model/added_tokens.h"
 #include "model/bpe.h"
@@ -109,5 +111,22 @@ std::string Tokenizer::decode(const std::vector<int32_t>& ids, bool skip_special
 }
 
 int64_t Tokenizer::vocab() const { return impl_->id_end(); }
+
+bool Tokenizer::adds_bos() const { return !impl_->post_processor.before.empty(); }
+
+std::vector<int32_t> encode_for_model(const Tokenizer& tokenizer, std::string_view text, int64_t vocab,
+                                      std::string_view source) {
+  std::vector<int32_t> ids;
+  try {
+    ids = tokenizer.encode(text);
+  } catch (const BadInput& error) {
+    bad_input("{}: {}", source, error.what());
+  }
+  const auto largest = std::ranges::max_element(ids);
+  if (largest != ids.end() && *largest >= vocab)
+    bad_input("{}: has token {}, the model's vocabulary ends at {}: is tokenizer.json another model's?",
+              source, *largest, vocab - 1);
+  return ids;
+}
 
 }  // namespace grinqh

@@ -27,11 +27,16 @@ class Tokenizer {
   // One more than the largest id.
   int64_t vocab() const;
   // Whether the post-processor puts a token before every text.
-  bool adds_bos() const { return !encode("", true).empty(); }
+  bool adds_bos() const;
 
  private:
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
+
+// A text's tokens, without special ones, for a model of `vocab` tokens. BadInput names the `source` of the
+// text if it is no UTF-8, or if an id is beyond the vocabulary: the tokenizer is then another model's.
+std::vector<int32_t> encode_for_model(const Tokenizer& tokenizer, std::string_view text, int64_t vocab,
+                                      std::string_view source);
 
 }  // namespace grinqh

@@ -1,0 +1,49 @@
+#include "experiment/prepare.h"
+
+#include "core/registry.h"
+
+namespace grinqh {
+
+std::unique_ptr<PrecisionPolicy> prepare_policy(const MethodSpec& method, const Model& model,
+                                                const Calibrated& calibrated) {
+  static const LayerStats kNothing;
+  auto policy = Registry<PrecisionPolicy>::get().make(method.policy.name, method.policy.settings);
+  for (const BlockWeights& block : model.blocks)
+    for (const auto& layers : inputs_of(block))
+      for (const LinearWeights* layer : layers) {
+        const auto quantized = calibrated.model.layers.find(layer->id);
+        if (quantized == calibrated.model.layers.end()) continue;
+        const auto stats = calibrated.stats.find(layer->id);
+        const MatrixBuffer<float> weight = to_float(layer->weight);
+        policy->prepare({layer->id, weight, stats == calibrated.stats.end() ? kNothing : *stats->second},
+                        *quantized->second);
+      }
+  return policy;
+}
+
+namespace {
+
+ConfigTable parse_method(const std::string& text) {
+  if (text.ends_with(".toml")) return ConfigTable::read(text);
+  if (text.find('\n') != std::string::npos) return ConfigTable::parse(text, "method");
+  return ConfigTable::parse("method = {" + text + "}", "method").table("method");
+}
+
+}  // namespace
+
+MethodSpec read_single_method(const std::string& text) {
+  const ConfigTable config = parse_method(text);
+  std::vector<MethodSpec> methods;
+  if (config.has("methods")) {
+    for (const ConfigTable& table : config.tables("methods"))
+      for (MethodSpec& method : expand_methods(table)) methods.push_back(std::move(method));
+  } else {
+    methods = expand_methods(config);
+  }
+  if (methods.size() != 1)
+    bad_input("{}: {} methods, expected one: a list where one value is expected is an axis of a sweep",
+              config.where(), methods.size());
+  return std::move(methods.front());
+}
+
+}  // namespace grinqh
