@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <chrono>
+#include <vector>
 
+#include "core/ordered_product.h"
 #include "core/parallel.h"
 #include "core/rng.h"
 
@@ -15,40 +17,40 @@ namespace {
 // BLAS counts in int.
 int as_int(int64_t value) { return static_cast<int>(value); }
 
-void sgemm(CBLAS_TRANSPOSE w_order, Matrix<const float> x, Matrix<const float> w, Matrix<float> y,
-           float scale, Output output) {
-  const float keep = output == Output::add ? 1.0f : 0.0f;
-  if (y.rows == 0 || y.cols == 0) return;
-  cblas_sgemm(CblasRowMajor, CblasNoTrans, w_order, as_int(y.rows), as_int(y.cols), as_int(x.cols), scale,
-              x.data, as_int(x.stride), w.data, as_int(w.stride), keep, y.data, as_int(y.stride));
-}
-
-// Before the first product: threads are ours, not the library's.
+// Before the library's first product: threads are ours, not the library's.
 void keep_blas_serial() {
   static const bool once = (openblas_set_num_threads(1), true);
   (void)once;
 }
 
-// The extent cut into the fewest parts of at most `limit`, all nearly alike; parts are multiples of 16, as
-// the library's kernels like them.
-int64_t even_tile(int64_t extent, int64_t limit) {
-  const int64_t parts = (extent + limit - 1) / limit;
-  return ((extent + parts - 1) / parts + 15) / 16 * 16;
+void multiply(Matrix<const float> x, const OrderedFactor& w, Matrix<float> y, Output output) {
+  std::vector<float*> rows;
+  for (int64_t t = 0; t < y.rows; ++t) {
+    rows.push_back(y.row(t));
+    if (output == Output::overwrite) std::fill_n(y.row(t), y.cols, 0.0f);
+  }
+  add_ordered_product(x, w, rows);
 }
 
-// Tiles are large enough to amortize the packing of both operands; for a few tokens the weights are cut finer
-// so that all threads stream them.
+// The extent cut into the fewest parts of at most `limit`, all nearly alike; parts are multiples of `unit`.
+int64_t even_tile(int64_t extent, int64_t limit, int64_t unit) {
+  const int64_t parts = (extent + limit - 1) / limit;
+  return ((extent + parts - 1) / parts + unit - 1) / unit * unit;
+}
+
+// Tiles are large enough to amortize the packing of the weights; for a few tokens these are cut finer, so
+// that all threads stream them. Units are what the product holds in registers.
 struct Tiles {
   int64_t tokens, outputs;
 };
 Tiles tiles_for(int64_t tokens, int64_t outputs) {
   if (tokens <= 16) return {16, 128};
-  return {even_tile(tokens, 512), even_tile(outputs, 768)};
+  return {even_tile(tokens, 512, 6), even_tile(outputs, 768, 64)};
 }
 
 template <class Product>
 void tiled(Matrix<float> y, const Product& product) {
-  keep_blas_serial();
+  if (y.empty()) return;
   const Tiles tile = tiles_for(y.rows, y.cols);
   const int64_t down = (y.rows + tile.tokens - 1) / tile.tokens;
   const int64_t across = (y.cols + tile.outputs - 1) / tile.outputs;
@@ -63,28 +65,24 @@ void tiled(Matrix<float> y, const Product& product) {
 
 void matmul_nt(Matrix<const float> x, Matrix<const float> w, Matrix<float> y, Output output) {
   tiled(y, [&](int64_t t0, int64_t t1, int64_t n0, int64_t n1) {
-    sgemm(CblasTrans, x.rows_between(t0, t1), w.rows_between(n0, n1),
-          y.rows_between(t0, t1).cols_between(n0, n1), 1.0f, output);
+    matmul_nt_serial(x.rows_between(t0, t1), w.rows_between(n0, n1),
+                     y.rows_between(t0, t1).cols_between(n0, n1), output);
   });
 }
 
 void matmul_nn(Matrix<const float> x, Matrix<const float> w, Matrix<float> y, Output output) {
   tiled(y, [&](int64_t t0, int64_t t1, int64_t n0, int64_t n1) {
-    sgemm(CblasNoTrans, x.rows_between(t0, t1), w.cols_between(n0, n1),
-          y.rows_between(t0, t1).cols_between(n0, n1), 1.0f, output);
+    matmul_nn_serial(x.rows_between(t0, t1), w.cols_between(n0, n1),
+                     y.rows_between(t0, t1).cols_between(n0, n1), output);
   });
 }
 
-void matmul_nt_serial(Matrix<const float> x, Matrix<const float> w, Matrix<float> y, float scale,
-                      Output output) {
-  keep_blas_serial();
-  sgemm(CblasTrans, x, w, y, scale, output);
+void matmul_nt_serial(Matrix<const float> x, Matrix<const float> w, Matrix<float> y, Output output) {
+  multiply(x, {w, true}, y, output);
 }
 
-void matmul_nn_serial(Matrix<const float> x, Matrix<const float> w, Matrix<float> y, float scale,
-                      Output output) {
-  keep_blas_serial();
-  sgemm(CblasNoTrans, x, w, y, scale, output);
+void matmul_nn_serial(Matrix<const float> x, Matrix<const float> w, Matrix<float> y, Output output) {
+  multiply(x, {w, false}, y, output);
 }
 
 void matmul_tn_serial(Matrix<const float> x, Matrix<const float> w, Matrix<float> y, float scale,
@@ -97,7 +95,7 @@ void matmul_tn_serial(Matrix<const float> x, Matrix<const float> w, Matrix<float
 }
 
 void add_gram(Matrix<const float> x, Matrix<double> sum) {
-  const int64_t tile = even_tile(x.cols, 256);
+  const int64_t tile = even_tile(x.cols, 256, 16);
   const int64_t tiles = (x.cols + tile - 1) / tile;
   parallel_for(tiles * tiles, [&](int64_t task) {
     const int64_t i0 = task / tiles * tile, j0 = task % tiles * tile;
@@ -111,16 +109,18 @@ void add_gram(Matrix<const float> x, Matrix<double> sum) {
 }
 
 double time_blas_sgemm(int64_t tokens, int64_t in, int64_t out, int repetitions) {
-  keep_blas_serial();
   MatrixBuffer<float> x(tokens, in), w(out, in), y(tokens, out);
   Rng rng(1);
   for (int64_t i = 0; i < x.size(); ++i) x.data()[i] = static_cast<float>(rng.uniform() - 0.5);
   for (int64_t i = 0; i < w.size(); ++i) w.data()[i] = static_cast<float>(rng.uniform() - 0.5);
+  const int t = as_int(tokens), k = as_int(in), n = as_int(out);
+  keep_blas_serial();
   openblas_set_num_threads(threads());
   double best = 0;
   for (int i = 0; i <= repetitions; ++i) {  // the first is the warm-up
     const auto start = std::chrono::steady_clock::now();
-    sgemm(CblasTrans, x, w, y, 1.0f, Output::overwrite);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, t, n, k, 1.0f, x.data(), k, w.data(), k, 0.0f,
+                y.data(), n);
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     if (i == 1 || (i > 1 && seconds < best)) best = seconds;
   }

@@ -1,5 +1,6 @@
-// Dense float32 products on the CPU, through OpenBLAS. Work is cut into tiles by shape alone and each tile is
-// one single-threaded BLAS call, so results do not depend on the number of threads.
+// Dense float32 products on the CPU. Those of a forward pass (nt, nn) are summed in the fixed order of
+// core/ordered_product.h: a row of y depends on its row of x and on w alone, not on the other rows, the
+// number of threads, or which of these functions computed it. The others are OpenBLAS's, one thread a call.
 #pragma once
 
 #include <string>
@@ -18,13 +19,13 @@ void matmul_nt(Matrix<const float> x, Matrix<const float> w, Matrix<float> y,
 void matmul_nn(Matrix<const float> x, Matrix<const float> w, Matrix<float> y,
                Output output = Output::overwrite);
 
-// The same on the calling thread only, for use inside a parallel task. scale multiplies the product.
-void matmul_nt_serial(Matrix<const float> x, Matrix<const float> w, Matrix<float> y, float scale = 1.0f,
+// The same on the calling thread only, for use inside a parallel task.
+void matmul_nt_serial(Matrix<const float> x, Matrix<const float> w, Matrix<float> y,
                       Output output = Output::overwrite);
-void matmul_nn_serial(Matrix<const float> x, Matrix<const float> w, Matrix<float> y, float scale = 1.0f,
+void matmul_nn_serial(Matrix<const float> x, Matrix<const float> w, Matrix<float> y,
                       Output output = Output::overwrite);
 
-// y[K, N] = x[T, K]^T w[T, N] (or +=), on the calling thread.
+// y[K, N] = x[T, K]^T w[T, N] (or +=), times scale, on the calling thread.
 void matmul_tn_serial(Matrix<const float> x, Matrix<const float> w, Matrix<float> y, float scale = 1.0f,
                       Output output = Output::overwrite);
 

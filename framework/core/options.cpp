@@ -52,7 +52,7 @@ Int to_integer(const std::string& key, const Setting& setting, const Json& value
 double to_real(const std::string& key, const Setting& setting, const Json& value, OptionType expected) {
   if (!value.is_number()) wrong_type(key, setting, expected);
   const double real = value.get<double>();
-  if (!std::isfinite(real)) bad_input("{}: {}: expected a finite number", setting.where, key);
+  if (!std::isfinite(real)) bad_input("{}: {} = {}: expected a finite number", setting.where, key, real);
   return real;
 }
 

@@ -1,18 +1,18 @@
 #include "quant/level_gemm.h"
 
 #include <algorithm>
-#include <numeric>
 #include <vector>
 
 #include "core/error.h"
 #include "core/gemm.h"
+#include "core/ordered_product.h"
 #include "core/parallel.h"
 
 namespace grinqh {
 
 namespace {
 
-constexpr int64_t kFewTokens = 4;  // up to here each token's weights are dequantized for itself
+constexpr int64_t kFewTokens = 2;  // up to here each token's weights are dequantized for itself
 constexpr int64_t kTileTokens = 256;
 constexpr int64_t kCompactTokens = 64;  // fewer tokens share a column list: their union stays small
 constexpr int64_t kTileOutputs = 1024;
@@ -20,18 +20,63 @@ constexpr double kDenseShare = 0.6;  // above, gathering columns costs more than
 
 int64_t tiles(int64_t count, int64_t tile) { return (count + tile - 1) / tile; }
 
-// y = x W(levels)^T, dequantizing a few rows at a time.
-void multiply_rowwise(const QuantizedLinear& linear, std::span<const Level> levels, Matrix<const float> x,
-                      Matrix<float> y) {
+bool all_same(std::span<const Level> levels) {
+  return std::ranges::all_of(levels, [&](Level level) { return level == levels[0]; });
+}
+
+// Calls body(begin, end, scratch [end - begin, in]) for a few outputs at a time, shared among threads.
+template <class Body>
+void for_output_rows(const QuantizedLinear& linear, const Body& body) {
   constexpr int64_t kRows = 64;
   parallel_for(tiles(linear.out(), kRows), [&](int64_t task) {
     const int64_t begin = task * kRows;
     const int64_t end = std::min(begin + kRows, linear.out());
     thread_local std::vector<float> scratch;
     scratch.resize(static_cast<size_t>((end - begin) * linear.in()));
-    const Matrix<float> w(scratch.data(), end - begin, linear.in());
+    body(begin, end, Matrix<float>(scratch.data(), end - begin, linear.in()));
+  });
+}
+
+// y = x D_level^T, dequantizing a few rows at a time.
+void multiply_rowwise(const QuantizedLinear& linear, Level level, Matrix<const float> x, Matrix<float> y) {
+  const std::vector<Level> levels(static_cast<size_t>(linear.in()), linear.resolve(level));
+  for_output_rows(linear, [&](int64_t begin, int64_t end, Matrix<float> w) {
     linear.dequantize_rows(levels, begin, end, w);
     matmul_nt_serial(x, w, y.cols_between(begin, end));
+  });
+}
+
+// One token: level by level as in a batch, so that the sums are the same.
+void multiply_token(const QuantizedLinear& linear, std::span<const Level> levels, Matrix<const float> x,
+                    Matrix<float> y) {
+  if (all_same(levels)) return multiply_rowwise(linear, levels[0], x, y);
+  std::vector<Level> steps;
+  for (const Level level : linear.levels())
+    if (level > 0) steps.push_back(level);
+  // What each step reads: its level where the token reaches it, nothing elsewhere.
+  MatrixBuffer<Level> step_levels(static_cast<int64_t>(steps.size()), linear.in());
+  MatrixBuffer<float> step_x(static_cast<int64_t>(steps.size()), linear.in());
+  for (size_t k = 0; k < steps.size(); ++k)
+    for (int64_t i = 0; i < linear.in(); ++i) {
+      const bool reached = levels[static_cast<size_t>(i)] >= steps[k];
+      step_levels.row(static_cast<int64_t>(k))[i] = reached ? steps[k] : Level{0};
+      step_x.row(static_cast<int64_t>(k))[i] = reached ? x(0, i) : 0.0f;
+    }
+  for_output_rows(linear, [&](int64_t begin, int64_t end, Matrix<float> current) {
+    thread_local std::vector<float> previous;
+    previous.assign(static_cast<size_t>((end - begin) * linear.in()), 0.0f);
+    const Matrix<float> to = y.cols_between(begin, end);
+    for (int64_t k = 0; k < step_x.rows(); ++k) {
+      linear.dequantize_rows(step_levels.view().row_span(k), begin, end, current);
+      const auto size = static_cast<int64_t>(previous.size());
+      for (int64_t i = 0; i < size; ++i) {
+        const float value = current.data[i];
+        current.data[i] = value - previous[static_cast<size_t>(i)];
+        previous[static_cast<size_t>(i)] = value;
+      }
+      matmul_nt_serial(step_x.view().rows_between(k, k + 1), current, to,
+                       k == 0 ? Output::overwrite : Output::add);
+    }
   });
 }
 
@@ -43,8 +88,7 @@ struct RowSplit {
   explicit RowSplit(Matrix<const Level> levels) {
     for (int64_t t = 0; t < levels.rows; ++t) {
       const std::span<const Level> row = levels.row_span(t);
-      const bool same = std::ranges::all_of(row, [&](Level level) { return level == row[0]; });
-      (same ? uniform[row[0]] : graded).push_back(t);
+      (all_same(row) ? uniform[row[0]] : graded).push_back(t);
     }
   }
 };
@@ -103,47 +147,30 @@ class LevelStep {
       share += static_cast<double>(parts.back().second.size() * part.size());
     }
     share /= static_cast<double>(rows.size()) * static_cast<double>(args_.x.cols);
-    if (share > kDenseShare) {
-      std::vector<int32_t> all(static_cast<size_t>(args_.x.cols));
-      std::iota(all.begin(), all.end(), 0);
-      multiply(rows, all, delta_.cols_between(n0, n1), n0, n1);
-      return;
-    }
-    thread_local std::vector<float> gathered;
-    for (const auto& [part, active] : parts) {
-      if (active.empty()) continue;
-      gathered.resize(active.size() * static_cast<size_t>(n1 - n0));
-      const Matrix<float> columns(gathered.data(), static_cast<int64_t>(active.size()), n1 - n0);
-      for (size_t j = 0; j < active.size(); ++j)
-        std::copy_n(delta_.row(active[j]) + n0, n1 - n0, columns.row(static_cast<int64_t>(j)));
-      multiply(part, active, columns, n0, n1);
-    }
+    if (share > kDenseShare) return multiply(rows, {}, n0, n1);
+    for (const auto& [part, active] : parts)
+      if (!active.empty()) multiply(part, active, n0, n1);
   }
 
-  // y[rows, n0:n1] += x[rows, active] (masked) w, w: [active, n1 - n0].
-  void multiply(std::span<const int64_t> rows, std::span<const int32_t> active, Matrix<const float> w,
-                int64_t n0, int64_t n1) const {
-    thread_local std::vector<float> x_scratch, y_scratch;
-    const auto count = static_cast<int64_t>(rows.size());
-    const auto width = static_cast<int64_t>(active.size());
-    x_scratch.resize(static_cast<size_t>(count * width));
-    y_scratch.resize(static_cast<size_t>(count * (n1 - n0)));
-    const Matrix<float> x(x_scratch.data(), count, width);
-    const Matrix<float> y(y_scratch.data(), count, n1 - n0);
-    for (int64_t r = 0; r < count; ++r) {
-      const float* from = args_.x.row(rows[static_cast<size_t>(r)]);
-      const Level* levels = args_.precision.levels.row(rows[static_cast<size_t>(r)]);
-      float* to = x.row(r);
+  // y[rows, n0:n1] += x[rows, active] (masked) delta[active, n0:n1]; no active channels listed: all.
+  void multiply(std::span<const int64_t> rows, std::span<const int32_t> active, int64_t n0,
+                int64_t n1) const {
+    thread_local std::vector<float> scratch;
+    const auto width = active.empty() ? args_.x.cols : static_cast<int64_t>(active.size());
+    scratch.resize(rows.size() * static_cast<size_t>(width));
+    const Matrix<float> x(scratch.data(), static_cast<int64_t>(rows.size()), width);
+    std::vector<float*> y;
+    for (size_t r = 0; r < rows.size(); ++r) {
+      const float* from = args_.x.row(rows[r]);
+      const Level* levels = args_.precision.levels.row(rows[r]);
+      float* to = x.row(static_cast<int64_t>(r));
       for (int64_t j = 0; j < width; ++j) {
-        const int32_t i = active[static_cast<size_t>(j)];
+        const int64_t i = active.empty() ? j : active[static_cast<size_t>(j)];
         to[j] = levels[i] >= level_ ? from[i] : 0.0f;
       }
+      y.push_back(args_.y.row(rows[r]) + n0);
     }
-    matmul_nn_serial(x, w, y);
-    for (int64_t r = 0; r < count; ++r) {
-      float* to = args_.y.row(rows[static_cast<size_t>(r)]) + n0;
-      for (int64_t n = 0; n < n1 - n0; ++n) to[n] += y(r, n);
-    }
+    add_ordered_product(x, {delta_.cols_between(n0, n1), false, active}, y);
   }
 
   Level level_;
@@ -195,12 +222,11 @@ void forward_by_levels(const QuantizedLinear& linear, const ForwardArgs& args) {
     else
       multiply_batch(linear, args);
   } else if (uniform) {
-    const std::vector<Level> levels(static_cast<size_t>(linear.in()), linear.resolve(args.precision.uniform));
-    multiply_rowwise(linear, levels, args.x, args.y);
+    multiply_rowwise(linear, args.precision.uniform, args.x, args.y);
   } else {
     for (int64_t t = 0; t < args.x.rows; ++t)
-      multiply_rowwise(linear, args.precision.levels.row_span(t), args.x.rows_between(t, t + 1),
-                       args.y.rows_between(t, t + 1));
+      multiply_token(linear, args.precision.levels.row_span(t), args.x.rows_between(t, t + 1),
+                     args.y.rows_between(t, t + 1));
   }
 }
 

@@ -1,5 +1,5 @@
-// The CPU kernel that any layout can register: weights are dequantized level by level and multiplied by BLAS,
-// for all tokens of a batch at once.
+// The CPU kernel that any layout can register: weights are dequantized level by level and multiplied for all
+// tokens of a batch at once. A token gets the same bits alone as in any batch.
 #pragma once
 
 #include "quant/kernel_table.h"

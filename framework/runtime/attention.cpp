@@ -29,12 +29,16 @@ void attention_task(const AttentionShape& shape, int64_t task, Matrix<const floa
     return matrix.cols_between(h * shape.head_dim, (h + 1) * shape.head_dim);
   };
 
-  thread_local std::vector<float> scratch;
-  scratch.resize(static_cast<size_t>((end - begin) * seen));
-  const Matrix<float> scores(scratch.data(), end - begin, seen);
-  matmul_nt_serial(head_cols(q.rows_between(begin, end), head),
-                   head_cols(keys.rows_between(0, seen), kv_head), scores,
-                   1.0f / std::sqrt(static_cast<float>(shape.head_dim)));
+  thread_local std::vector<float> query_scratch, score_scratch;
+  query_scratch.resize(static_cast<size_t>((end - begin) * shape.head_dim));
+  score_scratch.resize(static_cast<size_t>((end - begin) * seen));
+  const Matrix<float> queries(query_scratch.data(), end - begin, shape.head_dim);
+  const Matrix<float> scores(score_scratch.data(), end - begin, seen);
+  const float scale = 1.0f / std::sqrt(static_cast<float>(shape.head_dim));
+  for (int64_t r = 0; r < queries.rows; ++r)
+    for (int64_t i = 0; i < shape.head_dim; ++i)
+      queries(r, i) = scale * q(begin + r, head * shape.head_dim + i);
+  matmul_nt_serial(queries, head_cols(keys.rows_between(0, seen), kv_head), scores);
   double sums[kTileQueries];
   for (int64_t r = 0; r < scores.rows; ++r) {
     const std::span<float> row = scores.row_span(r);
@@ -45,8 +49,8 @@ void attention_task(const AttentionShape& shape, int64_t task, Matrix<const floa
   const Matrix<float> result = head_cols(out.rows_between(begin, end), head);
   matmul_nn_serial(scores, head_cols(values.rows_between(0, seen), kv_head), result);
   for (int64_t r = 0; r < result.rows; ++r) {
-    const auto scale = static_cast<float>(1.0 / sums[r]);
-    for (float& value : result.row_span(r)) value *= scale;
+    const auto share = static_cast<float>(1.0 / sums[r]);
+    for (float& value : result.row_span(r)) value *= share;
   }
 }
 

@@ -3,6 +3,6 @@
 namespace grinqh {
 namespace {
 const RegisterKernel kernel{
-    {"group_affine", Device::cpu, "level_gemm", "weights dequantized, float32 BLAS", forward_by_levels}};
+    {"group_affine", Device::cpu, "level_gemm", "weights dequantized, float32", forward_by_levels}};
 }
 }  // namespace grinqh

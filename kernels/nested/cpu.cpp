@@ -2,7 +2,7 @@
 
 namespace grinqh {
 namespace {
-const RegisterKernel kernel{{"nested", Device::cpu, "level_gemm",
-                             "planes dequantized level by level, float32 BLAS", forward_by_levels}};
+const RegisterKernel kernel{
+    {"nested", Device::cpu, "level_gemm", "planes dequantized level by level, float32", forward_by_levels}};
 }
 }  // namespace grinqh

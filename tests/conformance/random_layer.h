@@ -1,0 +1,43 @@
+// One random linear layer with the statistics that any plugin may ask for.
+#pragma once
+
+#include <string>
+
+#include "core/registry.h"
+#include "numbers.h"
+#include "quant/quantizer.h"
+
+namespace grinqh::testing {
+
+// Sizes that are multiples of no group, byte or tile. Rows 0 to 3 are special: all zero, constant, one
+// outlier in a group, and one outlier in a row of zeros. Inputs have channels of very different sizes.
+struct RandomLayer {
+  static constexpr int64_t kOut = 37, kIn = 203, kTokens = 600;
+
+  explicit RandomLayer(uint64_t seed = 1)
+      : weight(random_matrix(kOut, kIn, seed, 0.02)), inputs(random_matrix(kTokens, kIn, seed + 1)) {
+    for (int64_t i = 0; i < kIn; ++i) {
+      weight.row(0)[i] = 0.0f;
+      weight.row(1)[i] = 0.03f;
+      weight.row(3)[i] = 0.0f;
+      const auto size = static_cast<float>(std::exp2(static_cast<double>(i % 9) - 4));
+      for (int64_t t = 0; t < kTokens; ++t) inputs.row(t)[i] *= size;
+    }
+    weight.row(2)[50] = 1.0f;
+    weight.row(3)[150] = -1.0f;
+    stats.tokens = kTokens;
+    for (const std::string& name : Registry<Collector>::get().names()) {
+      const auto collector = Registry<Collector>::get().make(name);
+      collector->observe(inputs);
+      stats.values.emplace(name, collector->finish());
+    }
+  }
+
+  LinearTask task() const { return {"model.layers.0.mlp.up_proj", weight.view(), stats}; }
+
+  MatrixBuffer<float> weight;  // [kOut, kIn]
+  MatrixBuffer<float> inputs;  // [kTokens, kIn]
+  LayerStats stats;
+};
+
+}  // namespace grinqh::testing

@@ -1,0 +1,77 @@
+#include "quant/affine_grid.h"
+
+#include "core/dtype.h"
+#include "model_files.h"
+#include "numbers.h"
+
+namespace grinqh {
+namespace {
+
+AffineGrid fit(int bits, bool symmetric, std::vector<float> group) {
+  return AffineGridRule{bits, symmetric}.fit(group, "layer");
+}
+
+TEST(AffineGrid, AsymmetricByHand) {
+  // From -1 to 2 in three steps of 1, zero at code 1.
+  const AffineGrid grid = fit(2, false, {0.5f, -1.0f, 2.0f});
+  EXPECT_EQ(from_half(grid.scale), 1.0f);
+  EXPECT_EQ(grid.zero, 1);
+  const AffineGridRule rule{2, false};
+  const std::vector<std::pair<float, int>> codes{{-1.0f, 0}, {-0.6f, 0}, {-0.4f, 1}, {0.0f, 1},
+                                                 {1.4f, 2},  {1.6f, 3},  {9.0f, 3},  {-9.0f, 0}};
+  for (const auto& [value, code] : codes) EXPECT_EQ(rule.round(value, grid), code) << value;
+  EXPECT_EQ(rule.decode(0, grid), -1.0f);
+  EXPECT_EQ(rule.decode(3, grid), 2.0f);
+}
+
+TEST(AffineGrid, AsymmetricRangesIncludeZero) {
+  const AffineGrid above = fit(4, false, {2.0f, 3.0f});
+  EXPECT_EQ(above.zero, 0);
+  EXPECT_NEAR(from_half(above.scale), 0.2f, 1e-4);
+  const AffineGrid below = fit(4, false, {-3.0f, -2.0f});
+  EXPECT_EQ(below.zero, 15);
+  EXPECT_NEAR(from_half(below.scale), 0.2f, 1e-4);
+}
+
+TEST(AffineGrid, SymmetricByHand) {
+  // From -3.5 to 3.5 in 15 steps of 7/15, zero at code 8.
+  const AffineGrid grid = fit(4, true, {-3.5f, 1.0f});
+  EXPECT_EQ(grid.zero, 8);
+  EXPECT_NEAR(from_half(grid.scale), 7.0f / 15.0f, 2e-4);
+  const AffineGridRule rule{4, true};
+  EXPECT_EQ(rule.round(-3.5f, grid), 0);  // 7.5 steps of the float16 scale, a little more
+  EXPECT_EQ(rule.round(3.5f, grid), 15);  // 7.5 steps would be 8, beyond the last code
+  EXPECT_EQ(rule.round(0.0f, grid), 8);
+}
+
+TEST(AffineGrid, OfZerosDecodesToZeros) {
+  for (const bool symmetric : {false, true})
+    for (int bits = 2; bits <= 8; ++bits) {
+      const AffineGrid grid = fit(bits, symmetric, {0.0f, 0.0f});
+      const AffineGridRule rule{bits, symmetric};
+      EXPECT_EQ(rule.decode(rule.round(0.0f, grid), grid), 0.0f);
+    }
+}
+
+TEST(AffineGrid, TinyWeightsKeepAScaleAndHugeOnesAreRefused) {
+  const AffineGrid tiny = fit(4, false, {1e-12f, -1e-12f});
+  EXPECT_GT(from_half(tiny.scale), 0.0f);
+  const AffineGridRule rule{4, false};
+  EXPECT_EQ(rule.decode(rule.round(1e-12f, tiny), tiny), 0.0f);
+  EXPECT_REFUSED(fit(4, false, {1e7f, 0.0f}), "layer: ", "float16");
+}
+
+TEST(AffineGrid, ErrorIsAtMostHalfAStep) {
+  const std::vector<float> group = testing::random_vector(500, 1);
+  for (const bool symmetric : {false, true})
+    for (int bits = 2; bits <= 8; ++bits) {
+      const AffineGridRule rule{bits, symmetric};
+      const AffineGrid grid = rule.fit(group, "layer");
+      const float step = from_half(grid.scale);
+      // At the ends of 255 steps a float16 scale is off by up to 255 x 2^-12 steps more.
+      for (const float w : group) EXPECT_NEAR(rule.decode(rule.round(w, grid), grid), w, 0.57f * step);
+    }
+}
+
+}  // namespace
+}  // namespace grinqh
