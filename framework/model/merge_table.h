@@ -1,6 +1,7 @@
 // The merges of a BPE model by their pair of ids: open addressing, filled once, then only read.
 #pragma once
 
+#include <cstddef>
 #include <bit>
 #include <cstdint>
 #include <vector>

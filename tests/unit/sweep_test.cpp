@@ -91,7 +91,7 @@ TEST(Sweep, PoliciesByNameAndByTable) {
   EXPECT_EQ(levels[0].policy.options["levels"], Json({0, 4}));
   EXPECT_EQ(levels[1].policy.options["levels"], Json({0, 8}));
   EXPECT_EQ(levels[1].policy.options["score"], "magnitude");
-  EXPECT_THAT(levels[0].needs(), Contains("magnitude_histogram"));
+  EXPECT_THAT(levels[0].needs(), ::testing::Contains("magnitude_histogram"));
 }
 
 TEST(Sweep, MistakesNameLineKeyAndWhatIsAllowed) {
