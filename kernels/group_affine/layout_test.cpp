@@ -11,8 +11,9 @@ namespace grinqh {
 namespace {
 
 std::vector<uint8_t> bytes_of(const QuantizedLinear& layer, const std::string& name) {
+  const Buffers buffers = copy_buffers(layer);
   std::vector<uint8_t> bytes;
-  for (const std::byte each : copy_buffers(layer).at(name)) bytes.push_back(std::to_integer<uint8_t>(each));
+  for (const std::byte each : buffers.at(name)) bytes.push_back(std::to_integer<uint8_t>(each));
   return bytes;
 }
 
@@ -120,7 +121,8 @@ TEST_P(GroupAffineLayouts, CodesLieAtTheirBits) {
 TEST_P(GroupAffineLayouts, BitsAreTheBuffers) {
   const int64_t groups = (kIn + group_size() - 1) / group_size();
   int64_t bytes = 0;
-  for (const auto& [name, buffer] : copy_buffers(*layer_)) bytes += static_cast<int64_t>(buffer.size());
+  const Buffers saved = copy_buffers(*layer_);
+  for (const auto& [name, buffer] : saved) bytes += static_cast<int64_t>(buffer.size());
   EXPECT_EQ(layer_->stored_bits().total(), bytes * 8);
   const BitCount read = layer_->read_bits(LevelCounts::uniform(layer_->full_level(), kIn));
   EXPECT_EQ(read.codes(), kOut * kIn * shape_.bits);
@@ -142,8 +144,9 @@ TEST_P(GroupAffineLayouts, RebuildsIdentically) {
 }
 
 TEST_P(GroupAffineLayouts, BuffersThatDoNotFitAreRefused) {
-  for (const auto& [name, bytes] : copy_buffers(*layer_)) {
-    Buffers saved = copy_buffers(*layer_);
+  const Buffers whole = copy_buffers(*layer_);
+  for (const auto& [name, bytes] : whole) {
+    Buffers saved = whole;
     saved.erase(name);
     EXPECT_REFUSED(layouts().at("group_affine").rebuild(saved, layer_->attributes()), "group_affine layer",
                    "'" + name + "'");

@@ -108,8 +108,9 @@ std::unique_ptr<QuantizedLinear> NestedLinear::rebuild(const Buffers& buffers, c
   if (shape.table_levels > 0) layer->table_ = values_of<uint16_t>(buffers, "table");
   const auto planes = static_cast<size_t>(shape.planes() * shape.in * layer->plane_bytes());
   const auto parameters = static_cast<size_t>(shape.parameters());
+  const auto entries = static_cast<size_t>(NestedShape::table_offset(shape.table_levels + 1));
   if (layer->planes_.size() != planes || layer->scales_.size() != parameters ||
-      layer->minima_.size() != parameters)
+      layer->minima_.size() != parameters || layer->table_.size() != entries)
     bad_input("nested layer: buffers do not fit the attributes {}", attributes.dump());
   return layer;
 }

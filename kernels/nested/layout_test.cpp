@@ -24,8 +24,9 @@ std::vector<uint16_t> halves(const std::vector<float>& values) {
 }
 
 std::vector<uint8_t> bytes_of(const QuantizedLinear& layer, const std::string& name) {
+  const Buffers buffers = copy_buffers(layer);
   std::vector<uint8_t> bytes;
-  for (const std::byte each : copy_buffers(layer).at(name)) bytes.push_back(std::to_integer<uint8_t>(each));
+  for (const std::byte each : buffers.at(name)) bytes.push_back(std::to_integer<uint8_t>(each));
   return bytes;
 }
 
@@ -221,7 +222,8 @@ TEST_P(NestedLayouts, AHigherLevelReadsTheLowerOnesPlanesFirst) {
 
 TEST_P(NestedLayouts, StoredBitsAreTheBuffers) {
   int64_t bytes = 0;
-  for (const auto& [name, buffer] : copy_buffers(*layer_)) bytes += static_cast<int64_t>(buffer.size());
+  const Buffers saved = copy_buffers(*layer_);
+  for (const auto& [name, buffer] : saved) bytes += static_cast<int64_t>(buffer.size());
   EXPECT_EQ(layer_->stored_bits().total(), bytes * 8);
   EXPECT_EQ(layer_->stored_bits()[Role::codes], shape_.planes() * shape_.in * ((shape_.out + 7) / 8) * 8);
   EXPECT_EQ(layer_->stored_bits()[Role::scales], shape_.parameters() * 16);
@@ -245,8 +247,9 @@ TEST_P(NestedLayouts, RebuildsIdentically) {
 
 TEST_P(NestedLayouts, BuffersThatDoNotFitAreRefused) {
   const Json attributes = layer_->attributes();
-  for (const auto& [name, bytes] : copy_buffers(*layer_)) {
-    Buffers saved = copy_buffers(*layer_);
+  const Buffers whole = copy_buffers(*layer_);
+  for (const auto& [name, bytes] : whole) {
+    Buffers saved = whole;
     saved.erase(name);
     EXPECT_REFUSED(layouts().at("nested").rebuild(saved, attributes), "nested layer", "'" + name + "'");
     saved[name] = {bytes.begin(), bytes.end() - 2};

@@ -12,7 +12,9 @@ const std::vector<int> kAllLevels{0, 1, 2, 3, 4, 5, 6, 7, 8};
 
 // Without feedback and centroids unless asked for: what remains can be followed by hand.
 Settings options(std::initializer_list<std::pair<const char*, Json>> values) {
-  Settings settings{{"feedback_bits", {0, "test"}}, {"table", {0, "test"}}, {"levels", {kAllLevels, "test"}}};
+  Settings settings{{"feedback_bits", {0, "file.toml:4"}},
+                    {"table", {0, "file.toml:4"}},
+                    {"levels", {kAllLevels, "file.toml:4"}}};
   for (const auto& [key, value] : values) settings[key] = {value, "file.toml:4"};
   return settings;
 }

@@ -82,7 +82,8 @@ TEST_P(EveryQuantizer, ErrorFallsAsTheLevelRises) {
 TEST_P(EveryQuantizer, BitsAreThoseOfItsBuffers) {
   const auto quantized = quantize(*make(), layer());
   int64_t bytes = 0;
-  for (const auto& [name, buffer] : copy_buffers(*quantized)) bytes += static_cast<int64_t>(buffer.size());
+  const Buffers buffers = copy_buffers(*quantized);
+  for (const auto& [name, buffer] : buffers) bytes += static_cast<int64_t>(buffer.size());
   EXPECT_EQ(quantized->stored_bits().total(), 8 * bytes);
   for (const Level level : quantized->levels()) {
     const BitCount read = quantized->read_bits(LevelCounts::uniform(level, RandomLayer::kIn));
