@@ -197,7 +197,6 @@ TEST(BenchForward, ComparesWithOpenBlas) {
   const Json figures = Json::parse(in_format("json"));
   const auto real = [&](const char* key) { return figures.at(key).get<double>(); };
   EXPECT_GT(real("ratio"), 0.0);
-  EXPECT_LT(real("ratio"), 2.0);
   EXPECT_NEAR(real("ratio"), real("forward_gflops") / real("blas_gflops"), 1e-9);
   EXPECT_EQ(figures.at("tokens"), 256);
   // By hand, llama-tiny: 8 blocks of 786432 weights and a head of 4096 x 256, two operations a weight and
