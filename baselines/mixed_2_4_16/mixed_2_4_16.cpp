@@ -49,6 +49,22 @@ struct Layer {
     }
   }
   double moment(int64_t i) const { return static_cast<double>(moments.row(i)[i]); }
+
+  Layer permuted(std::span<const int64_t> columns) const {
+    Layer result;
+    result.weight = MatrixBuffer<float>(weight.rows(), weight.cols());
+    result.moments = MatrixBuffer<float>(weight.cols(), weight.cols());
+    for (size_t i = 0; i < columns.size(); ++i) {
+      for (int64_t row = 0; row < weight.rows(); ++row)
+        result.weight.row(row)[i] = weight.row(row)[columns[i]];
+      for (size_t j = 0; j < columns.size(); ++j)
+        result.moments.row(static_cast<int64_t>(i))[j] = moments.row(columns[i])[columns[j]];
+    }
+    return result;
+  }
+
+ private:
+  Layer() = default;
 };
 
 // Sum over inputs j of a group of H_jj ||W_j||^2, and the mean over rows of the group's range.
@@ -132,44 +148,106 @@ class OutlierChoice {
   MatrixBuffer<uint8_t> chosen_;
 };
 
-// The codes of a block's scales on a grid  second scale (code + zero)  of few bits whose top is the largest
-// of them: of all zeros the one with the least squared error.
+// The weights of one row in one narrow group, without outliers, and how much an error of each matters.
+struct RowGroup {
+  std::vector<float> values, importance;
+  Span span;
+
+  void add(float value, float matters) {
+    values.push_back(value);
+    importance.push_back(matters);
+    span.add(value);
+  }
+
+  double error(float scale, float zero) const {
+    double sum = 0;
+    for (size_t i = 0; i < values.size(); ++i) {
+      const float code =
+          std::clamp(std::nearbyint(values[i] / scale) + zero, 0.0f, static_cast<float>(kTopCode));
+      const float off = values[i] - scale * (code - zero);
+      sum += static_cast<double>(importance[i] * off * off);
+    }
+    return sum;
+  }
+
+  float scale_of_range() const { return static_cast<float>(span.width() / kTopCode); }
+  float zero_of_range(float scale) const {
+    return std::clamp(std::nearbyint(-span.low / scale), 0.0f, static_cast<float>(kTopCode));
+  }
+
+  // The scale of least error among shares of the range's.
+  float best_scale() const {
+    constexpr int kTrials = 20;
+    float best = scale_of_range();
+    if (best == 0) return best;
+    double least = HUGE_VAL;
+    for (int trial = 0; trial < kTrials; ++trial) {
+      const float scale = scale_of_range() * (1.0f - 0.5f * static_cast<float>(trial) / kTrials);
+      for (int zero = 0; zero <= kTopCode; ++zero)
+        if (const double each = error(scale, static_cast<float>(zero)); each < least)
+          least = each, best = scale;
+    }
+    return best;
+  }
+};
+
+// The grid of a block's scales,  second scale (code + zero)  in few bits. Its top is the largest of them, its
+// zero the one of least squared error.
 struct SecondOrder {
   uint16_t scale = 0;  // float16
-  uint8_t zero = 0;
-  uint8_t codes[kBlockRows] = {};
+  int zero = 0;
+  int top = 0;
 
-  float value(int64_t r) const { return from_half(scale) * static_cast<float>(codes[r] + zero); }
+  float value(int code) const { return from_half(scale) * static_cast<float>(code + zero); }
+  int nearest(float first_scale) const {
+    const float code = std::nearbyint(first_scale / from_half(scale)) - static_cast<float>(zero);
+    return static_cast<int>(std::clamp(code, 0.0f, static_cast<float>(top)));
+  }
 
   static SecondOrder fit(std::span<const float> scales, int bits, const std::string& layer) {
-    const int top = (1 << bits) - 1;
     const float largest = std::ranges::max(scales);
     if (!std::isfinite(from_half(to_half(largest))))
       bad_input("{}: a scale of {} does not fit into float16", layer, largest);
     SecondOrder best;
     double least = HUGE_VAL;
-    for (int zero = 0; zero <= top; ++zero) {
-      SecondOrder trial;
-      trial.scale = std::max<uint16_t>(to_half(largest / static_cast<float>(top + zero)), 1);
-      trial.zero = static_cast<uint8_t>(zero);
+    for (int zero = 0; zero < 1 << bits; ++zero) {
+      SecondOrder trial{0, zero, (1 << bits) - 1};
+      trial.scale = std::max<uint16_t>(to_half(largest / static_cast<float>(trial.top + zero)), 1);
       double error = 0;
-      for (size_t r = 0; r < scales.size(); ++r) {
-        const float steps = std::nearbyint(scales[r] / from_half(trial.scale)) - static_cast<float>(zero);
-        trial.codes[r] = static_cast<uint8_t>(std::clamp(steps, 0.0f, static_cast<float>(top)));
-        error += std::pow(static_cast<double>(scales[r] - trial.value(static_cast<int64_t>(r))), 2);
-      }
+      for (const float each : scales)
+        error += std::pow(static_cast<double>(each - trial.value(trial.nearest(each))), 2);
       if (error < least) least = error, best = trial;
     }
     return best;
   }
 };
 
+// The columns of a layer in the order in which they are rounded: group after group. What is rounded early is
+// made up for best, so that coarse groups come first, those of large inputs before others, and wide ones
+// last.
+std::vector<int64_t> rounding_order(const Layer& layer, const Aligned2416Shape& shape, bool by_width) {
+  std::vector<int64_t> groups(index(shape.groups())), columns;
+  std::iota(groups.begin(), groups.end(), 0);
+  const auto size = [&](int64_t g) {
+    double sum = 0;
+    for (int64_t i = g * kGroup; i < g * kGroup + shape.width_of(g); ++i) sum += layer.moment(i);
+    return sum / static_cast<double>(shape.width_of(g));
+  };
+  if (by_width)
+    std::ranges::stable_sort(groups, [&](int64_t a, int64_t b) {
+      return std::pair(shape.wide[index(a)], -size(a)) < std::pair(shape.wide[index(b)], -size(b));
+    });
+  for (const int64_t g : groups)
+    for (int64_t i = g * kGroup; i < g * kGroup + shape.width_of(g); ++i) columns.push_back(i);
+  return columns;
+}
+
 class Mixed2416 final : public Quantizer {
  public:
   struct Options {
     std::string sensitivity = "hessian_range";
     double wide = 0.125, outliers = 0.005;
-    bool feedback = true;
+    bool scale_search = true, feedback = true, order = true;
     double damping = 0.01;
     int64_t block = 128;
     template <class V>
@@ -178,7 +256,9 @@ class Mixed2416 final : public Quantizer {
         "what makes a group of 16 inputs one of 4 bits");
       v("wide", wide, Range{0, 1}, "share of the groups that have 4 bits");
       v("outliers", outliers, Range{0, 0.5}, "share of the weights of 2-bit groups that is kept in float16");
+      v("scale_search", scale_search, "scales and zeros of 2-bit groups by least error, not by the range");
       v("feedback", feedback, "rounding errors are made up for by later columns");
+      v("order", order, "2-bit groups first, by falling second moment; 4-bit groups last");
       v("damping", damping, Range{0, 1}, "share of the mean diagonal of H that is added to it");
       v("block", block, Range{1, 1 << 14}, "columns whose feedback is applied together");
     }
@@ -196,22 +276,29 @@ class Mixed2416 final : public Quantizer {
     Aligned2416Shape shape{task.weight.rows, task.weight.cols, {}};
     shape.wide = choose_wide(layer, shape);
     const OutlierChoice is_outlier(layer, shape, options_.outliers);
+    const std::vector<int64_t> order = rounding_order(layer, shape, options_.order);
+    const Layer ordered = layer.permuted(order);
+    const InverseFactor factor = factor_of(ordered);
     Aligned2416Parts parts(shape);
     MatrixBuffer<uint16_t> halves(shape.out, shape.in);  // values of outliers
 
-    round_with_feedback(layer.weight, factor_of(layer), {options_.block},
+    round_with_feedback(ordered.weight, factor, {options_.block},
                         [&](const ColumnStep& step, std::span<float> error) {
-                          const int64_t g = step.column / kGroup;
-                          if (step.column % kGroup == 0)
-                            fit_group(step, g, shape, is_outlier, task.id, parts);
+                          const int64_t column = order[index(step.column)], g = column / kGroup;
+                          if (column % kGroup == 0) {
+                            if (shape.wide[index(g)])
+                              fit_wide(step, g, shape, task.id, parts);
+                            else
+                              fit_narrow(step, g, shape, is_outlier, factor, task.id, parts);
+                          }
                           for (size_t r = 0; r < error.size(); ++r) {
                             const int64_t row = step.first_row + static_cast<int64_t>(r);
                             const float value = step.current(step.column, static_cast<int64_t>(r));
-                            uint8_t& code = parts.codes.row(row)[step.column];
-                            if (is_outlier(row, step.column)) {
+                            uint8_t& code = parts.codes.row(row)[column];
+                            if (is_outlier(row, column)) {
                               code = parts.zeros.row(row)[g];
-                              halves.row(row)[step.column] = half_of(value, task.id);
-                              error[r] = value - from_half(halves.row(row)[step.column]);
+                              halves.row(row)[column] = half_of(value, task.id);
+                              error[r] = value - from_half(halves.row(row)[column]);
                             } else {
                               error[r] = value - round(value, row, g, shape, parts, code);
                             }
@@ -257,43 +344,69 @@ class Mixed2416 final : public Quantizer {
   }
 
   // The grids of the group that begins at this column, on weights with all feedback up to now.
-  static void fit_group(const ColumnStep& step, int64_t g, const Aligned2416Shape& shape,
-                        const OutlierChoice& is_outlier, const std::string& layer, Aligned2416Parts& parts) {
-    const int64_t begin = g * kGroup, end = begin + shape.width_of(g), rows = step.current.cols;
-    check(step.first_row % kBlockRows == 0, "slices are made of whole blocks of rows");
-    if (shape.wide[index(g)]) {
-      std::vector<float> values(index(end - begin));
-      for (int64_t r = 0; r < rows; ++r) {
-        for (int64_t i = begin; i < end; ++i) values[index(i - begin)] = step.current(i, r);
-        const AffineGrid grid = kWideRule.fit(values, layer);
-        parts.wide_scales.row(step.first_row + r)[g] = grid.scale;
-        parts.zeros.row(step.first_row + r)[g] = grid.zero;
-      }
-      return;
+  static void fit_wide(const ColumnStep& step, int64_t g, const Aligned2416Shape& shape,
+                       const std::string& layer, Aligned2416Parts& parts) {
+    std::vector<float> values(index(shape.width_of(g)));
+    for (int64_t r = 0; r < step.current.cols; ++r) {
+      for (size_t i = 0; i < values.size(); ++i)
+        values[i] = step.current(step.column + static_cast<int64_t>(i), r);
+      const AffineGrid grid = kWideRule.fit(values, layer);
+      parts.wide_scales.row(step.first_row + r)[g] = grid.scale;
+      parts.zeros.row(step.first_row + r)[g] = grid.zero;
     }
+  }
+
+  void fit_narrow(const ColumnStep& step, int64_t g, const Aligned2416Shape& shape,
+                  const OutlierChoice& is_outlier, const InverseFactor& factor, const std::string& layer,
+                  Aligned2416Parts& parts) const {
+    check(step.first_row % kBlockRows == 0, "slices are made of whole blocks of rows");
     const int bits = Aligned2416Shape::scale_bits(shape.places()[index(g)]);
-    for (int64_t first = 0; first < rows; first += kBlockRows) {
-      const int64_t last = std::min(first + kBlockRows, rows);
-      Span spans[kBlockRows];
+    for (int64_t first = 0; first < step.current.cols; first += kBlockRows) {
+      const int64_t rows = std::min(kBlockRows, step.current.cols - first);
+      std::vector<RowGroup> groups(index(rows));
       std::vector<float> scales;
-      for (int64_t r = first; r < last; ++r) {
-        Span& span = spans[r - first];
-        for (int64_t i = begin; i < end; ++i)
-          if (!is_outlier(step.first_row + r, i)) span.add(step.current(i, r));
-        scales.push_back(static_cast<float>(span.width() / kTopCode));
+      for (int64_t r = 0; r < rows; ++r) {
+        for (int64_t i = 0; i < shape.width_of(g); ++i) {
+          const float u = factor.upper.row(step.column + i)[step.column + i];
+          if (!is_outlier(step.first_row + first + r, g * kGroup + i))
+            groups[index(r)].add(step.current(step.column + i, first + r), 1 / (u * u));
+        }
+        const RowGroup& group = groups[index(r)];
+        scales.push_back(options_.scale_search ? group.best_scale() : group.scale_of_range());
       }
       const SecondOrder second = SecondOrder::fit(scales, bits, layer);
       const int64_t block = (step.first_row + first) / kBlockRows;
       parts.second_scales.row(block)[g] = second.scale;
-      parts.second_zeros.row(block)[g] = second.zero;
-      for (int64_t r = first; r < last; ++r) {
-        const float scale = second.value(r - first);
-        const float zero = scale == 0 ? 0.0f : std::nearbyint(-spans[r - first].low / scale);
-        parts.scale_codes.row(step.first_row + r)[g] = second.codes[r - first];
-        parts.zeros.row(step.first_row + r)[g] =
-            static_cast<uint8_t>(std::clamp(zero, 0.0f, static_cast<float>(kTopCode)));
+      parts.second_zeros.row(block)[g] = static_cast<uint8_t>(second.zero);
+      for (int64_t r = 0; r < rows; ++r) {
+        const FirstOrder found = options_.scale_search ? search(groups[index(r)], second)
+                                                       : of_range(groups[index(r)], second, scales[index(r)]);
+        parts.scale_codes.row(step.first_row + first + r)[g] = static_cast<uint8_t>(found.code);
+        parts.zeros.row(step.first_row + first + r)[g] = static_cast<uint8_t>(found.zero);
       }
     }
+  }
+
+  struct FirstOrder {
+    int code, zero;
+  };
+
+  static FirstOrder of_range(const RowGroup& group, const SecondOrder& second, float scale) {
+    const int code = second.nearest(scale);
+    return {code, second.value(code) == 0 ? 0 : static_cast<int>(group.zero_of_range(second.value(code)))};
+  }
+
+  // Of all scale codes and zeros the ones of least error.
+  static FirstOrder search(const RowGroup& group, const SecondOrder& second) {
+    FirstOrder best{0, 0};
+    double least = HUGE_VAL;
+    for (int code = 0; code <= second.top; ++code)
+      for (int zero = 0; zero <= kTopCode; ++zero) {
+        if (second.value(code) == 0) continue;
+        const double error = group.error(second.value(code), static_cast<float>(zero));
+        if (error < least) least = error, best = {code, zero};
+      }
+    return best;
   }
 
   // Rounds a weight to its group's grid; returns what the code decodes to.

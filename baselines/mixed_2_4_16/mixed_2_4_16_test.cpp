@@ -95,9 +95,11 @@ TEST(Mixed2416, ScalesThatTheSecondOrderGridHoldsLoseNothing) {
     for (int64_t i = 0; i < 48; ++i)
       problem.weight.row(row)[i] =
           0.25f * static_cast<float>(1 + row % 8) * static_cast<float>((i + row) % 4 - row % 3);
-  const auto quantized = problem.quantize({{"wide", 0.0}, {"outliers", 0.0}});
-  const MatrixBuffer<float> decoded = quantized->dequantize();
-  for (int64_t i = 0; i < decoded.size(); ++i) ASSERT_EQ(decoded.data()[i], problem.weight.data()[i]) << i;
+  for (const bool search : {false, true}) {
+    const auto quantized = problem.quantize({{"wide", 0.0}, {"outliers", 0.0}, {"scale_search", search}});
+    const MatrixBuffer<float> decoded = quantized->dequantize();
+    for (int64_t i = 0; i < decoded.size(); ++i) ASSERT_EQ(decoded.data()[i], problem.weight.data()[i]) << i;
+  }
 }
 
 TEST(Mixed2416, KeepsWeightsThatStandOutOfNarrowGroupsOnly) {
@@ -137,12 +139,14 @@ TEST(Mixed2416, EveryPartLowersTheOutputError) {
   EXPECT_LT(whole, 0.8 * problem.loss({{"feedback", false}}));
   EXPECT_LT(whole, 0.99 * problem.loss({{"outliers", 0.0}}));
   EXPECT_LT(whole, 0.95 * problem.loss({{"wide", 0.0}}));
+  EXPECT_LT(whole, 0.9 * problem.loss({{"scale_search", false}}));
+  EXPECT_LT(whole, 0.98 * problem.loss({{"order", false}}));
 }
 
 TEST(Mixed2416, BitsAWeightAreThoseOfThePaper) {
   Problem problem(400, 1536);
   problem.weight = testing::random_matrix(400, 1536, 5);
-  const auto quantized = problem.quantize({{"feedback", false}});
+  const auto quantized = problem.quantize({{"feedback", false}, {"scale_search", false}});
   const BitCount stored = quantized->stored_bits();
   // In units of a 768th of a bit: 2 + 16/48 + 20/256 in 2-bit groups, 32 bits for each of 0.5% of their
   // weights, 4 + 20/16 in 4-bit groups.

@@ -83,7 +83,7 @@ TEST(Knapsack, CoarseUnitsKeepTheBudget) {
   Rng rng(2);
   Items items;
   int64_t size = 0;
-  for (int n = 0; n < 60; ++n) {
+  for (int n = 0; n < 150; ++n) {
     const auto layer = static_cast<int64_t>(10'000'019 + rng.below(1'000'000));
     size += layer;
     const double weight = std::exp(rng.normal());
