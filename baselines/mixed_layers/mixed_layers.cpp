@@ -62,8 +62,9 @@ class MixedLayers final : public Quantizer {
       v("bits", bits, Range{2, 8}, "mean width of a code over all weights, at most");
       v("widths", widths, Range{2, 8}, "widths that a layer may have, ascending");
       v("group", group, Range{0, 1 << 20}, "consecutive inputs that share a scale; 0: per output channel");
-      v("sensitivity", sensitivity, OneOf{{"second_moment", "fisher"}},
-        "what a layer's rounding to nearest loses: its squared output error, or that of the loss");
+      v("sensitivity", sensitivity, OneOf{{"second_moment", "relative", "fisher"}},
+        "what a layer's rounding to nearest loses: squared error of its outputs, the same as a share of "
+        "their energy, or growth of the loss");
       v("feedback", feedback, "rounding errors are made up for by later columns");
       v("damping", damping, Range{0, 1}, "share of the mean diagonal of H that is added to it");
       v("block", block, Range{1, 1 << 14}, "columns whose feedback is applied together");
@@ -89,8 +90,7 @@ class MixedLayers final : public Quantizer {
   void survey(const LinearTask& task) override {
     std::vector<Choice> choices;
     for (const int bits : options_.widths) {
-      const double loss =
-          options_.sensitivity == "fisher" ? fisher_loss(task, bits) : output_loss(task, bits);
+      const double loss = loss_of(task, bits);
       if (!std::isfinite(loss))
         bad_input("{}: the loss of rounding it to {} bits is {}", task.id, bits, loss);
       choices.push_back({bits * task.weight.rows * task.weight.cols, loss});
@@ -120,21 +120,29 @@ class MixedLayers final : public Quantizer {
     return {task.weight.rows, task.weight.cols, bits, options_.group, false};
   }
 
-  // tr(dW H dW^T): the expected squared error of the layer's outputs.
-  double output_loss(const LinearTask& task, int bits) const {
+  double loss_of(const LinearTask& task, int bits) const {
     const MatrixBuffer<float> error = rounding_error(task, bits);
-    const Matrix<const float> h(task.stats.at(kSecondMoment).data(), error.cols(), error.cols());
-    MatrixBuffer<float> product(error.rows(), error.cols());
-    matmul_nn(error, h, product);
+    if (options_.sensitivity == "fisher") return fisher_loss(task, error);
+    const double lost = output_energy(task, error);
+    if (options_.sensitivity == "second_moment") return lost;
+    const double whole = output_energy(task, task.weight);
+    return whole == 0 ? 0 : lost / whole;
+  }
+
+  // tr(M H M^T): the expected squared outputs of a matrix on the layer's inputs.
+  static double output_energy(const LinearTask& task, Matrix<const float> m) {
+    const Matrix<const float> h(task.stats.at(kSecondMoment).data(), m.cols, m.cols);
+    MatrixBuffer<float> product(m.rows, m.cols);
+    matmul_nn(m, h, product);
     double sum = 0;
-    for (int64_t i = 0; i < error.size(); ++i)
-      sum += static_cast<double>(error.data()[i]) * static_cast<double>(product.data()[i]);
+    for (int64_t row = 0; row < m.rows; ++row)
+      for (int64_t i = 0; i < m.cols; ++i)
+        sum += static_cast<double>(m(row, i)) * static_cast<double>(product.row(row)[i]);
     return sum;
   }
 
   // sum F dW^2: twice the expected growth of the loss, if F is the Hessian's diagonal.
-  double fisher_loss(const LinearTask& task, int bits) const {
-    const MatrixBuffer<float> error = rounding_error(task, bits);
+  static double fisher_loss(const LinearTask& task, const MatrixBuffer<float>& error) {
     const std::span<const float> fisher = task.stats.at(kFisher);
     double sum = 0;
     for (int64_t i = 0; i < error.size(); ++i)

@@ -47,18 +47,21 @@ struct Layer {
       return static_cast<double>(weight.row(row)[i] - q.row(row)[i]);
     };
     const std::span<const float> fisher = stats.at("fisher_diagonal"), h = stats.at("second_moment");
-    double sum = 0;
+    double sum = 0, whole = 0;
     for (int64_t row = 0; row < weight.rows(); ++row)
       for (int64_t i = 0; i < weight.cols(); ++i) {
         if (sensitivity == "fisher")
           sum += static_cast<double>(fisher[static_cast<size_t>(row * weight.cols() + i)]) *
                  std::pow(error(row, i), 2);
         else
-          for (int64_t j = 0; j < weight.cols(); ++j)
-            sum += error(row, i) * static_cast<double>(h[static_cast<size_t>(i * weight.cols() + j)]) *
-                   error(row, j);
+          for (int64_t j = 0; j < weight.cols(); ++j) {
+            const auto moment = static_cast<double>(h[static_cast<size_t>(i * weight.cols() + j)]);
+            sum += error(row, i) * moment * error(row, j);
+            whole +=
+                static_cast<double>(weight.row(row)[i]) * moment * static_cast<double>(weight.row(row)[j]);
+          }
       }
-    return sum;
+    return sensitivity == "relative" ? sum / whole : sum;
   }
 };
 
@@ -111,7 +114,7 @@ std::vector<int> best_widths(double bits, const std::vector<int>& widths, const 
 }
 
 TEST(MixedLayers, WidthsAreThoseOfLeastLossInTheBudget) {
-  for (const std::string sensitivity : {"second_moment", "fisher"})
+  for (const std::string sensitivity : {"second_moment", "relative", "fisher"})
     for (const double bits : {2.0, 2.6, 3.0, 4.4, 8.0}) {
       const auto quantized = quantize_all({{"bits", bits}, {"group", 16}, {"sensitivity", sensitivity}});
       std::vector<int> found;
