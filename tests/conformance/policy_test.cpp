@@ -38,6 +38,7 @@ class EveryPolicy : public ::testing::TestWithParam<Pair> {
       needed.values.emplace(name, layer().stats.values.at(name));
     try {
       policy_->prepare({layer().task().id, layer().weight, needed}, *quantized_);
+      policy_->allot();
       covered_ = true;
     } catch (const BadInput& error) {
       // Allowed, if it says what the layer has.
@@ -103,6 +104,7 @@ TEST_P(EveryPolicy, CanBePreparedAgain) {
   if (!covered_) return;
   const std::vector<Level> expected = values(levels(0, 50));
   policy_->prepare(layer().task(), *quantized_);
+  policy_->allot();
   EXPECT_EQ(values(levels(0, 50)), expected);
 }
 
