@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "calib/gradients.h"
 #include "core/progress.h"
 #include "core/registry.h"
 #include "core/text.h"
@@ -119,20 +120,38 @@ void quantize_block(const BlockWeights& block, const Quantizer& quantizer, const
     }
 }
 
-// Moves the statistics that are kept over; layers that share an object go on sharing one.
+using Selected = std::map<const LayerStats*, std::shared_ptr<const LayerStats>>;
+
+// The named statistics of an object, itself if that is all it has; null if it has none of them.
+std::shared_ptr<const LayerStats> select(const std::shared_ptr<const LayerStats>& all,
+                                         const CollectorNames& names, Selected& known) {
+  if (const auto found = known.find(all.get()); found != known.end()) return found->second;
+  auto selected = std::make_shared<LayerStats>();
+  selected->tokens = all->tokens;
+  for (const auto& [name, values] : all->values)
+    if (names.contains(name)) selected->values.emplace(name, values);
+  for (const auto& part : all->parts)
+    if (auto some = select(part, names, known)) selected->parts.push_back(std::move(some));
+  const bool none = selected->values.empty() && selected->parts.empty();
+  const bool whole = selected->values.size() == all->values.size() && selected->parts == all->parts;
+  return known[all.get()] = none ? nullptr : whole ? all : std::move(selected);
+}
+
+// Holds on to the statistics that are kept; layers that share an object go on sharing one.
 void keep(const CalibrationStats& stats, const CollectorNames& names, CalibrationStats& kept) {
-  if (names.empty()) return;
-  std::map<const LayerStats*, std::shared_ptr<const LayerStats>> copies;
-  for (const auto& [layer, all] : stats) {
-    std::shared_ptr<const LayerStats>& copy = copies[all.get()];
-    if (!copy) {
-      auto selected = std::make_shared<LayerStats>();
-      selected->tokens = all->tokens;
-      for (const std::string& name : names) selected->values.emplace(name, all->values.at(name));
-      copy = std::move(selected);
-    }
-    kept.insert_or_assign(layer, copy);
-  }
+  Selected known;
+  for (const auto& [layer, all] : stats)
+    if (auto selected = select(all, names, known)) kept.insert_or_assign(layer, std::move(selected));
+}
+
+// Of the float model, whatever the blocks are to see.
+CalibrationStats gradients_for(const Transformer& transformer, const CalibrationPlan& plan,
+                               const CollectorNames& names) {
+  if (names.empty()) return {};
+  const int64_t count = std::min(plan.windows.rows, plan.gradient_windows);
+  const int64_t context = std::min(plan.windows.cols, plan.gradient_context);
+  return collect_gradients(transformer, plan.windows.rows_between(0, count).cols_between(0, context), names,
+                           plan.layers);
 }
 
 }  // namespace
@@ -147,8 +166,12 @@ Calibrated calibrate_and_quantize(const Transformer& transformer, const Quantize
   const std::vector<BlockWeights>& blocks = transformer.model().blocks;
   CollectorNames collectors = quantizer.needs();
   collectors.insert(plan.kept.begin(), plan.kept.end());
+  const CollectorNames of_gradients = gradient_names(collectors);
+  const CalibrationStats gradients = gradients_for(transformer, plan, of_gradients);
+  for (const std::string& name : of_gradients) collectors.erase(name);
   if (collectors.empty()) {
-    for (const BlockWeights& block : blocks) quantize_block(block, quantizer, plan, {}, result.model);
+    for (const BlockWeights& block : blocks) quantize_block(block, quantizer, plan, gradients, result.model);
+    keep(gradients, plan.kept, result.stats);
     return result;
   }
 
@@ -159,10 +182,12 @@ Calibrated calibrate_and_quantize(const Transformer& transformer, const Quantize
     const auto block = static_cast<int64_t>(i);
     BlockCollectors block_collectors(blocks[i], collectors);
     FloatLinears linears;
-    ObservedLinears observed(
-        linears, [&](const LinearWeights& linear, Matrix<const float> x) { block_collectors.observe(linear, x); });
+    ObservedLinears observed(linears, [&](const LinearWeights& linear, Matrix<const float> x) {
+      block_collectors.observe(linear, x);
+    });
     stream.run(block, observed, !propagate, progress);
     CalibrationStats stats = block_collectors.finish();
+    add_gradients(gradients, stats);
     quantize_block(blocks[i], quantizer, plan, stats, result.model);
     keep(stats, plan.kept, result.stats);
     if (propagate) {

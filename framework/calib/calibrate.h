@@ -20,6 +20,8 @@ enum class CalibrationInputs : uint8_t {
 
 struct CalibrationPlan {
   Matrix<const int32_t> windows;  // [count, context]; not looked at if nothing is needed
+  // Statistics of gradients are of the heads of the first windows alone, where there are more or longer ones.
+  int64_t gradient_windows = 100, gradient_context = 512;
   CalibrationInputs inputs = CalibrationInputs::quantized;
   // Statistics that the result holds on to, for policies; the quantizer's own are dropped block by block.
   CollectorNames kept;

@@ -2,6 +2,7 @@
 
 #include "core/registry.h"
 #include "core/rng.h"
+#include "quant/gradient_collector.h"
 #include "quant/precision_policy.h"
 #include "quant/quantizer.h"
 
@@ -24,11 +25,17 @@ void rehearse(const MethodSpec& method) {
   const auto policy = Registry<PrecisionPolicy>::get().make(method.policy.name, method.policy.settings);
   LayerStats stats;
   stats.tokens = kTokens;
-  for (const std::string& name : method.needs()) {
-    const auto collector = Registry<Collector>::get().make(name);
-    collector->observe(random_matrix(kTokens, kIn, 1).view());
-    stats.values.emplace(name, collector->finish());
-  }
+  const MatrixBuffer<float> inputs = random_matrix(kTokens, kIn, 1);
+  for (const std::string& name : method.needs())
+    if (Registry<GradientCollector>::get().contains(name)) {
+      const auto collector = Registry<GradientCollector>::get().make(name);
+      collector->observe(inputs, random_matrix(kTokens, kOut, 3));
+      stats.values.emplace(name, collector->finish());
+    } else {
+      const auto collector = Registry<Collector>::get().make(name);
+      collector->observe(inputs);
+      stats.values.emplace(name, collector->finish());
+    }
   const MatrixBuffer<float> weight = random_matrix(kOut, kIn, 2);
   const LinearTask task{"a random layer", weight, stats};
   try {

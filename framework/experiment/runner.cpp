@@ -105,6 +105,8 @@ class Runner {
         Registry<Quantizer>::get().make(cell.method->quantizer.name, cell.method->quantizer.settings);
     CalibrationPlan plan;
     plan.inputs = spec_.calibration.inputs;
+    plan.gradient_windows = spec_.calibration.gradient_windows;
+    plan.gradient_context = spec_.calibration.gradient_context;
     plan.kept = group.kept;
     plan.layers = cell.method->layers;
     const bool calibrates = !group.kept.empty() || !quantizer->needs().empty();
