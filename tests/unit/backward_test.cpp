@@ -3,6 +3,8 @@
 
 #include <map>
 
+#include "numbers.h"
+#include "reference_model.h"
 #include "small_model.h"
 
 namespace grinqh {

@@ -2,6 +2,7 @@
 #include "calib/gradients.h"
 
 #include "core/progress.h"
+#include "numbers.h"
 #include "quant/gradient_collector.h"
 #include "runtime/backward.h"
 #include "small_model.h"
