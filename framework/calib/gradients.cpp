@@ -30,26 +30,30 @@ std::shared_ptr<const LayerStats> finish(const std::string& layer, const LayerCo
   return stats;
 }
 
+std::vector<std::string> covered_layers(const Transformer& transformer, int64_t block,
+                                        const std::vector<std::string>& patterns) {
+  std::vector<std::string> covered;
+  for (const auto& site : inputs_of(transformer.model().blocks[static_cast<size_t>(block)]))
+    for (const LinearWeights* layer : site)
+      if (std::ranges::any_of(patterns, [&](const auto& each) { return glob_match(each, layer->id); }))
+        covered.push_back(layer->id);
+  return covered;
+}
+
 }  // namespace
 
-CollectorNames gradient_names(const CollectorNames& names) {
-  CollectorNames found;
-  std::ranges::copy_if(names, std::inserter(found, found.end()), [](const std::string& name) {
-    return Registry<GradientCollector>::get().contains(name);
-  });
-  return found;
+bool is_gradient_statistic(const std::string& name) {
+  return Registry<GradientCollector>::get().contains(name);
 }
 
 CalibrationStats collect_gradients(const Transformer& transformer, Matrix<const int32_t> windows,
                                    const CollectorNames& names, const std::vector<std::string>& layers) {
   check(windows.cols >= 2, "a window of gradients has a token to predict");
   std::map<std::string, LayerCollectors, std::less<>> collectors;  // by layer
-  for (const BlockWeights& block : transformer.model().blocks)
-    for (const auto& site : inputs_of(block))
-      for (const LinearWeights* layer : site)
-        if (std::ranges::any_of(layers, [&](const auto& each) { return glob_match(each, layer->id); }))
-          for (const std::string& name : names)
-            collectors[layer->id].emplace(name, Registry<GradientCollector>::get().make(name));
+  for (int64_t block = 0; block < transformer.blocks(); ++block)
+    for (const std::string& layer : covered_layers(transformer, block, layers))
+      for (const std::string& name : names)
+        collectors[layer].emplace(name, Registry<GradientCollector>::get().make(name));
 
   const int64_t tokens = windows.rows * windows.cols;
   Progress progress("gradients", tokens, "tokens");
@@ -74,15 +78,52 @@ CalibrationStats collect_gradients(const Transformer& transformer, Matrix<const 
   return stats;
 }
 
-void add_gradients(const CalibrationStats& gradients, CalibrationStats& stats) {
-  for (auto& [layer, all] : stats) {
-    const auto gradient = gradients.find(layer);
-    if (gradient == gradients.end()) continue;
-    auto both = std::make_shared<LayerStats>();
-    both->tokens = all->tokens;
-    both->parts = {all, gradient->second};
-    all = std::move(both);
+CalibrationStats stored_gradients(const Transformer& transformer, Matrix<const int32_t> windows,
+                                  const CollectorNames& names, const std::vector<std::string>& layers,
+                                  const StatisticsStore* store) {
+  if (!store) return collect_gradients(transformer, windows, names, layers);
+  std::vector<CalibrationStats> stored;  // by block
+  CollectorNames missing;
+  for (int64_t block = 0; block < transformer.blocks(); ++block) {
+    stored.push_back(store->load(block));
+    for (const std::string& layer : covered_layers(transformer, block, layers)) {
+      const auto found = stored.back().find(layer);
+      for (const std::string& name : names)
+        if (found == stored.back().end() || !found->second->values.contains(name)) missing.insert(name);
+    }
   }
+  CalibrationStats collected;
+  if (!missing.empty()) collected = collect_gradients(transformer, windows, missing, layers);
+  CalibrationStats all;
+  for (int64_t block = 0; block < transformer.blocks(); ++block) {
+    CalibrationStats of_block, &known = stored[static_cast<size_t>(block)];
+    for (const std::string& layer : covered_layers(transformer, block, layers))
+      if (auto found = collected.extract(layer)) of_block.insert(std::move(found));
+    if (!of_block.empty()) {
+      store->save(block, of_block);
+      add_statistics(of_block, known);
+    }
+    all.merge(known);
+  }
+  return all;
+}
+
+void add_gradients(const std::vector<std::vector<const LinearWeights*>>& sites,
+                   const CalibrationStats& gradients, CalibrationStats& stats) {
+  for (const auto& site : sites)
+    for (const LinearWeights* layer : site) {
+      const auto gradient = gradients.find(layer->id);
+      if (gradient == gradients.end()) continue;
+      std::shared_ptr<const LayerStats>& all = stats[layer->id];
+      if (!all) {
+        all = gradient->second;
+        continue;
+      }
+      auto both = std::make_shared<LayerStats>();
+      both->tokens = all->tokens;
+      both->parts = {all, gradient->second};
+      all = std::move(both);
+    }
 }
 
 }  // namespace grinqh

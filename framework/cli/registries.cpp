@@ -42,6 +42,7 @@ std::vector<Listed> list_registered() {
   add_registry<PrecisionPolicy>("policies", all);
   add_registry<Evaluator>("evaluators", all);
   add_registry<Collector>("collectors", all);
+  add_registry<DriftCollector>("collectors", all);
   add_registry<GradientCollector>("collectors", all);
   for (const auto& [name, info] : layouts()) all.push_back({"layouts", name, info.summary, {}});
   for (const Kernel& kernel : kernels())
@@ -57,11 +58,8 @@ void report_registration_conflicts() {
   report_conflicts<PrecisionPolicy>();
   report_conflicts<Evaluator>();
   report_conflicts<Collector>();
+  report_conflicts<DriftCollector>();
   report_conflicts<GradientCollector>();
-  // Methods ask for statistics of either kind by name.
-  for (const std::string& name : Registry<GradientCollector>::get().names())
-    if (Registry<Collector>::get().contains(name))
-      bad_input("a {} and a {} are both named '{}'", Collector::kind, GradientCollector::kind, name);
 }
 
 }  // namespace grinqh

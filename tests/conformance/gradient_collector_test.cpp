@@ -51,6 +51,7 @@ TEST_P(EveryGradientCollector, SeesViewsAsTheyAre) {
 
 TEST_P(EveryGradientCollector, HasANameThatNoCollectorOfInputsHas) {
   EXPECT_FALSE(Registry<Collector>::get().contains(GetParam()));
+  EXPECT_FALSE(Registry<DriftCollector>::get().contains(GetParam()));
 }
 
 INSTANTIATE_TEST_SUITE_P(Registered, EveryGradientCollector,

@@ -142,8 +142,7 @@ TEST_P(EveryQuantizer, UnknownOptionsAreRejected) {
 }
 
 TEST_P(EveryQuantizer, StatisticsThatItNeedsAreCollectedSomewhere) {
-  for (const std::string& name : make()->needs())
-    EXPECT_TRUE(testing::is_collected(name)) << name;
+  for (const std::string& name : make()->needs()) EXPECT_TRUE(testing::is_collected(name)) << name;
 }
 
 TEST_P(EveryQuantizer, MissingStatisticsAreNamed) {

@@ -10,9 +10,10 @@
 
 namespace grinqh::testing {
 
-// Whether some collector, of inputs or of gradients, makes the statistic.
+// Whether a collector of any kind makes the statistic.
 inline bool is_collected(const std::string& name) {
-  return Registry<Collector>::get().contains(name) || Registry<GradientCollector>::get().contains(name);
+  return Registry<Collector>::get().contains(name) || Registry<DriftCollector>::get().contains(name) ||
+         Registry<GradientCollector>::get().contains(name);
 }
 
 // Sizes that are multiples of no group, byte or tile. Rows 0 to 3 are special: all zero, constant, one

@@ -1,6 +1,8 @@
 // Statistics of gradients: against sums over single sequences, and through calibration to who asked for them.
 #include "calib/gradients.h"
 
+#include <array>
+
 #include "core/progress.h"
 #include "numbers.h"
 #include "quant/gradient_collector.h"
@@ -111,6 +113,37 @@ TEST_F(GradientStatistics, ThatOverflowNameTheLayer) {
   }
 }
 
+class MemoryStore final : public StatisticsStore {
+ public:
+  CalibrationStats load(int64_t block) const override { return blocks_[static_cast<size_t>(block)]; }
+  void save(int64_t block, const CalibrationStats& stats) const override {
+    add_statistics(stats, blocks_[static_cast<size_t>(block)]);
+    ++saved;
+  }
+  mutable int saved = 0;
+
+ private:
+  mutable std::array<CalibrationStats, 2> blocks_;
+};
+
+TEST_F(GradientStatistics, AreCollectedOnceIfThereIsAStore) {
+  const MemoryStore store;
+  const auto stored = [&](const CollectorNames& names, const std::vector<std::string>& layers) {
+    return stored_gradients(transformer_, windows_, names, layers, &store);
+  };
+  EXPECT_EQ(stored({kOutput}, {"*.1.mlp.*"}).size(), 3u);
+  EXPECT_EQ(store.saved, 1);
+  const CalibrationStats expected = collect_gradients(transformer_, windows_, {kFisher, kOutput});
+  const CalibrationStats all = stored({kFisher, kOutput}, {"*"});
+  EXPECT_EQ(store.saved, 3) << "the rest of both blocks";
+  const CalibrationStats again = stored({kFisher, kOutput}, {"*"});
+  EXPECT_EQ(store.saved, 3);
+  for (const CalibrationStats* each : {&all, &again}) {
+    ASSERT_EQ(each->size(), 7u * 2);
+    for (const auto& [layer, stats] : *each) EXPECT_EQ(stats->values, expected.at(layer)->values) << layer;
+  }
+}
+
 // Asks for statistics and notes what it is shown.
 class Curious final : public Quantizer {
  public:
@@ -145,8 +178,8 @@ class GradientsInCalibration : public GradientStatistics {
 };
 
 TEST_F(GradientsInCalibration, ReachQuantizersBesideStatisticsOfInputs) {
-  const Curious both({kFisher, "second_moment"}), gradients({kFisher}), inputs({"second_moment"});
-  for (const Curious* each : {&both, &gradients, &inputs})
+  Curious both({kFisher, "second_moment"}), gradients({kFisher}), inputs({"second_moment"});
+  for (Curious* each : {&both, &gradients, &inputs})
     EXPECT_TRUE(calibrate_and_quantize(transformer_, *each, plan()).stats.empty());
   ASSERT_EQ(both.seen.size(), 7u * 2);
   for (const auto& [layer, seen] : both.seen) {
@@ -157,8 +190,32 @@ TEST_F(GradientsInCalibration, ReachQuantizersBesideStatisticsOfInputs) {
   }
 }
 
+// Divides by what it sees of gradients and of inputs.
+class Surveying final : public Quantizer {
+ public:
+  bool surveys() const override { return true; }
+  CollectorNames survey_needs() const override { return {kOutput, "second_moment"}; }
+  void survey(const LinearTask& task) override {
+    EXPECT_GT(task.stats.at("second_moment")[0], 0);
+    const std::span<const float> gradient = task.stats.at(kOutput);
+    seen[task.id].assign(gradient.begin(), gradient.end());
+  }
+  std::unique_ptr<QuantizedLinear> quantize(const LinearTask& task) const override {
+    return Registry<Quantizer>::get().make("rtn", {{"group", {0, ""}}})->quantize(task);
+  }
+  std::map<std::string, std::vector<float>> seen;
+};
+
+TEST_F(GradientsInCalibration, ReachSurveys) {
+  Surveying quantizer;
+  calibrate_and_quantize(transformer_, quantizer, plan());
+  ASSERT_EQ(quantizer.seen.size(), 7u * 2);
+  for (const auto& [layer, seen] : quantizer.seen)
+    EXPECT_TRUE(std::ranges::equal(seen, expected_.at(layer)->at(kOutput))) << layer;
+}
+
 TEST_F(GradientsInCalibration, AreKeptForPoliciesAndLeaveInputsShared) {
-  const Curious quantizer({kFisher, "second_moment"});
+  Curious quantizer({kFisher, "second_moment"});
   const Calibrated calibrated =
       calibrate_and_quantize(transformer_, quantizer, plan({kOutput, "magnitude_histogram"}));
   const auto of = [&](const std::string& name) { return calibrated.stats.at("model.layers.1." + name); };
@@ -173,7 +230,8 @@ TEST_F(GradientsInCalibration, AreKeptForPoliciesAndLeaveInputsShared) {
   EXPECT_EQ(histogram("self_attn.q_proj"), histogram("self_attn.v_proj")) << "one object";
   EXPECT_NE(histogram("self_attn.q_proj"), histogram("self_attn.o_proj"));
 
-  const Calibrated gradients_alone = calibrate_and_quantize(transformer_, Curious({}), plan({kOutput}));
+  Curious indifferent({});
+  const Calibrated gradients_alone = calibrate_and_quantize(transformer_, indifferent, plan({kOutput}));
   ASSERT_EQ(gradients_alone.stats.size(), 7u * 2);
   for (const auto& [layer, all] : gradients_alone.stats)
     EXPECT_EQ(all->values, (std::map<std::string, std::vector<float>, std::less<>>{
