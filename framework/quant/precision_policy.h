@@ -4,6 +4,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "core/matrix.h"
 #include "core/registry.h"
@@ -12,6 +13,16 @@
 #include "quant/quantizer.h"
 
 namespace grinqh {
+
+// One decoder block on calibration tokens under a policy's decisions as they are at the call.
+class BlockTrial {
+ public:
+  virtual ~BlockTrial() = default;
+  // Ids of the block's quantized layers, in the order in which they run.
+  virtual const std::vector<std::string>& layers() const = 0;
+  // ||y - y_float||^2 / ||y_float - x||^2 of the block's outputs y for the float model's inputs x.
+  virtual double error() = 0;
+};
 
 class PrecisionPolicy {
  public:
@@ -22,6 +33,12 @@ class PrecisionPolicy {
   // Called once for every quantized layer, before the first token. BadInput if the layer's levels do not
   // cover what the policy asks for.
   virtual void prepare(const LinearTask& task, const QuantizedLinear& quantized) = 0;
+
+  // Once, when every layer is prepared: a budget for all layers is divided here.
+  virtual void allot() {}
+  // A policy that looks for its decisions by trying them gets every block in turn, after allot().
+  virtual bool tunes() const { return false; }
+  virtual void tune(BlockTrial& trial) { (void)trial; }
 
   // Levels for a batch of decoded tokens at the inputs of one layer. x: [tokens, in], steps: [tokens]. A
   // policy that grades channels fills `scratch` [tokens, in] and returns a view of it; one that does not

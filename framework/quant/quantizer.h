@@ -23,6 +23,15 @@ class Quantizer {
   static constexpr std::string_view kind = "quantizer";
   virtual ~Quantizer() = default;
   virtual CollectorNames needs() const { return {}; }
+
+  // A method that divides a budget among the layers sees them all first: survey() for every covered layer in
+  // the order of the model, with statistics of the float model (those that survey_needs() names), then
+  // allot() once. Layers are then quantized as always, by what was allotted.
+  virtual bool surveys() const { return false; }
+  virtual CollectorNames survey_needs() const { return {}; }
+  virtual void survey(const LinearTask& task) { (void)task; }
+  virtual void allot() {}
+
   // Const and without state: called from several threads. Errors say what is wrong with the layer.
   virtual std::unique_ptr<QuantizedLinear> quantize(const LinearTask& task) const = 0;
 };
