@@ -31,13 +31,31 @@ struct RandomLayer {
       collector->observe(inputs);
       stats.values.emplace(name, collector->finish());
     }
+    stats.values.emplace(kFisher, fisher_diagonal(seed + 2));
   }
 
   LinearTask task() const { return {"model.layers.0.mlp.up_proj", weight.view(), stats}; }
 
+  // Comes from a backward pass through the model, so that no collector of inputs fills it.
+  static constexpr const char* kFisher = "fisher_diagonal";
+
   MatrixBuffer<float> weight;  // [kOut, kIn]
   MatrixBuffer<float> inputs;  // [kTokens, kIn]
   LayerStats stats;
+
+ private:
+  // Mean squares of gradients g x^T with random g. [kOut, kIn]
+  std::vector<float> fisher_diagonal(uint64_t seed) const {
+    const MatrixBuffer<float> g = random_matrix(kTokens, kOut, seed);
+    std::vector<float> fisher(static_cast<size_t>(kOut * kIn), 0.0f);
+    for (int64_t t = 0; t < kTokens; ++t)
+      for (int64_t row = 0; row < kOut; ++row)
+        for (int64_t i = 0; i < kIn; ++i) {
+          const float gradient = g.row(t)[row] * inputs.row(t)[i];
+          fisher[static_cast<size_t>(row * kIn + i)] += gradient * gradient / kTokens;
+        }
+    return fisher;
+  }
 };
 
 }  // namespace grinqh::testing
