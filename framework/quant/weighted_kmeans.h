@@ -39,8 +39,8 @@ class SortedRow {
 };
 
 // Borders [k + 1] of the clusters of least weighted squared error: cluster c is the places
-// [borders[c], borders[c + 1]), empty only if there are fewer values than clusters. Every value is in the
-// cluster of the nearest centroid.
+// [borders[c], borders[c + 1]), empty only if there are fewer values than clusters. Values of weight zero
+// between two clusters go to the nearer centroid.
 std::vector<int> optimal_clusters(const SortedRow& row, int k);
 
 // Where to cut [begin, end) in two for the least weighted squared error: begin < cut < end if there are two
