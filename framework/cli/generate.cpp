@@ -162,11 +162,11 @@ int generate_text(const std::vector<std::string>& words) {
     plan.kept = Registry<PrecisionPolicy>::get().make(method.policy.name, method.policy.settings)->needs();
     plan.layers = method.layers;
     MatrixBuffer<int32_t> windows;
-    if (!method.needs().empty()) windows = calibration_windows(request, transformer, tokenizer);
+    if (method.calibrates()) windows = calibration_windows(request, transformer, tokenizer);
     plan.windows = windows.view();
     const auto quantizer = Registry<Quantizer>::get().make(method.quantizer.name, method.quantizer.settings);
     calibrated = calibrate_and_quantize(transformer, *quantizer, plan);
-    policy = prepare_policy(method, model, calibrated);
+    policy = prepare_policy(method, transformer, calibrated, windows);
     prefill_level = method.prefill_level;
   }
 

@@ -13,7 +13,7 @@ namespace {
 namespace fs = std::filesystem;
 
 bool needs_calibration(const ExperimentSpec& spec) {
-  return std::ranges::any_of(spec.methods, [](const MethodSpec& method) { return !method.needs().empty(); });
+  return std::ranges::any_of(spec.methods, [](const MethodSpec& method) { return method.calibrates(); });
 }
 
 std::string_view to_string(CalibrationInputs inputs) {
@@ -87,7 +87,7 @@ Json quantization_identity(const ExperimentSpec& spec, const ModelStage& stage, 
                 {"options", method.quantizer.options},
                 {"layers", method.layers},
                 {"seed", spec.seed}};
-  if (!method.needs().empty()) identity["calibration"] = stage.calibration_identity;
+  if (method.calibrates()) identity["calibration"] = stage.calibration_identity;
   return identity;
 }
 
