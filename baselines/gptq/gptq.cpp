@@ -32,7 +32,7 @@ class Gptq final : public Quantizer {
   struct Options {
     int bits = 4;
     int64_t group = 128;
-    bool symmetric = false, act_order = false, static_groups = true;
+    bool symmetric = false, act_order = false, static_groups = true, true_sequential = false;
     double damping = 0.01;
     int64_t block = 128;
     ClipSearch clip;
@@ -46,6 +46,8 @@ class Gptq final : public Quantizer {
       v("act_order", act_order,
         "columns in the order of falling second moment; groups stay consecutive inputs");
       v("static_groups", static_groups, "with act_order: scales from the original weights (required)");
+      v("true_sequential", true_sequential,
+        "a layer's statistics see the earlier layers of its block quantized");
       v("damping", damping, Range{0, 1}, "share of the mean diagonal of H that is added to it");
       v("block", block, Range{1, 1 << 14}, "columns whose feedback is applied together");
       clip.fields(v);
@@ -65,6 +67,8 @@ class Gptq final : public Quantizer {
   CollectorNames needs() const override {
     return options_.gptaq ? CollectorNames{kSecondMoment, kInputDrift} : CollectorNames{kSecondMoment};
   }
+
+  bool sequential_in_block() const override { return options_.true_sequential; }
 
   std::unique_ptr<QuantizedLinear> quantize(const LinearTask& task) const override {
     const int64_t out = task.weight.rows, in = task.weight.cols;

@@ -302,6 +302,14 @@ TEST(Gptaq, GainsAreTheLeastSquaresOfEachColumnsDrift) {
   EXPECT_GT(testing::relative_error(found, problem.weight), 0.03);
 }
 
+TEST(Gptq, AsksForABlocksLayersInOrderOnlyIfTrueSequential) {
+  for (const bool asked : {false, true})
+    EXPECT_EQ(Registry<Quantizer>::get()
+                  .make("gptq", settings({{"true_sequential", asked}}))
+                  ->sequential_in_block(),
+              asked);
+}
+
 TEST(Gptaq, NeedsTheDriftOnlyIfAsked) {
   const auto needs = [](bool gptaq) {
     return Registry<Quantizer>::get().make("gptq", settings({{"gptaq", gptaq}}))->needs();
