@@ -63,4 +63,13 @@ struct RandomLayer {
   LayerStats stats;
 };
 
+// What a model of this one layer would go through.
+inline std::unique_ptr<QuantizedLinear> quantize(Quantizer& quantizer, const LinearTask& task) {
+  if (quantizer.surveys()) {
+    quantizer.survey(task);
+    quantizer.allot();
+  }
+  return quantizer.quantize(task);
+}
+
 }  // namespace grinqh::testing
