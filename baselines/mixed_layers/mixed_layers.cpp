@@ -53,7 +53,7 @@ class MixedLayers final : public Quantizer {
     double bits = 3.0;
     std::vector<int> widths = {2, 3, 4, 8};
     int64_t group = 128;
-    std::string sensitivity = "second_moment";
+    std::string sensitivity = "relative";
     bool feedback = true;
     double damping = 0.01;
     int64_t block = 128;
