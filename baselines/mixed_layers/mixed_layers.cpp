@@ -53,7 +53,7 @@ class MixedLayers final : public Quantizer {
     double bits = 3.0;
     std::vector<int> widths = {2, 3, 4, 8};
     int64_t group = 128;
-    std::string sensitivity = "relative";
+    std::string sensitivity = "fisher";
     bool feedback = true;
     double damping = 0.01;
     int64_t block = 128;
@@ -62,7 +62,7 @@ class MixedLayers final : public Quantizer {
       v("bits", bits, Range{2, 8}, "mean width of a code over all weights, at most");
       v("widths", widths, Range{2, 8}, "widths that a layer may have, ascending");
       v("group", group, Range{0, 1 << 20}, "consecutive inputs that share a scale; 0: per output channel");
-      v("sensitivity", sensitivity, OneOf{{"second_moment", "relative", "fisher"}},
+      v("sensitivity", sensitivity, OneOf{{"fisher", "relative", "second_moment"}},
         "what a layer's rounding to nearest loses: squared error of its outputs, the same as a share of "
         "their energy, or growth of the loss");
       v("feedback", feedback, "rounding errors are made up for by later columns");

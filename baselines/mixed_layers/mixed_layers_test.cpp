@@ -126,7 +126,8 @@ TEST(MixedLayers, WidthsAreThoseOfLeastLossInTheBudget) {
 TEST(MixedLayers, AsksForWhatItsSensitivityIsMadeOf) {
   EXPECT_EQ(make("mixed_layers", {{"sensitivity", "fisher"}})->survey_needs(),
             CollectorNames{"fisher_diagonal"});
-  EXPECT_EQ(make("mixed_layers", Json::object())->survey_needs(), CollectorNames{"second_moment"});
+  EXPECT_EQ(make("mixed_layers", {{"sensitivity", "relative"}})->survey_needs(),
+            CollectorNames{"second_moment"});
   EXPECT_EQ(make("mixed_layers", {{"feedback", false}})->needs(), CollectorNames{});
 }
 
@@ -152,7 +153,8 @@ TEST(MixedLayers, RefusesWidthsThatCannotBe) {
 TEST(MixedLayers, NamesALayerWhoseLossIsNotANumber) {
   Layer layer("model.broken", 4, 16, 1.0, 3);
   layer.stats.values.at("second_moment")[0] = NAN;
-  EXPECT_REFUSED(make("mixed_layers", Json::object())->survey(layer.task()), "model.broken", "nan");
+  EXPECT_REFUSED(make("mixed_layers", {{"sensitivity", "second_moment"}})->survey(layer.task()),
+                 "model.broken", "nan");
 }
 
 }  // namespace
