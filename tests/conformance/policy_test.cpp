@@ -38,6 +38,7 @@ class EveryPolicy : public ::testing::TestWithParam<Pair> {
       needed.values.emplace(name, layer().stats.values.at(name));
     try {
       policy_->prepare({layer().task().id, layer().weight, needed}, *quantized_);
+      policy_->allot();
       covered_ = true;
     } catch (const BadInput& error) {
       // Allowed, if it says what the layer has.
@@ -103,6 +104,7 @@ TEST_P(EveryPolicy, CanBePreparedAgain) {
   if (!covered_) return;
   const std::vector<Level> expected = values(levels(0, 50));
   policy_->prepare(layer().task(), *quantized_);
+  policy_->allot();
   EXPECT_EQ(values(levels(0, 50)), expected);
 }
 
@@ -113,8 +115,7 @@ TEST_P(EveryPolicy, UnknownOptionsAreRejected) {
 }
 
 TEST_P(EveryPolicy, StatisticsThatItNeedsAreCollectedSomewhere) {
-  for (const std::string& name : policy_->needs())
-    EXPECT_TRUE(Registry<Collector>::get().contains(name)) << name;
+  for (const std::string& name : policy_->needs()) EXPECT_TRUE(testing::is_collected(name)) << name;
 }
 
 INSTANTIATE_TEST_SUITE_P(Registered, EveryPolicy, ::testing::ValuesIn(pairs()),
