@@ -28,7 +28,7 @@ struct FeedbackOptions {
   int64_t block = 128;  // columns whose feedback to later columns is applied together
   // [in, in], strictly upper, in the order of the columns: what later columns gain for a column's weight,
   // rounding aside. Empty: nothing.
-  Matrix<const float> drift;
+  Matrix<const float> drift = {};
 };
 
 // What later columns must gain so that the layer on the inputs x of the quantized model gives what it gave

@@ -31,7 +31,7 @@ void PrintTo(const Pair& pair, std::ostream* out) { *out << pair.policy << " on 
 class EveryPolicy : public ::testing::TestWithParam<Pair> {
  protected:
   void SetUp() override {
-    quantized_ = Registry<Quantizer>::get().make(GetParam().quantizer)->quantize(layer().task());
+    quantized_ = testing::quantize(*Registry<Quantizer>::get().make(GetParam().quantizer), layer().task());
     policy_ = Registry<PrecisionPolicy>::get().make(GetParam().policy);
     LayerStats needed;
     for (const std::string& name : policy_->needs())
@@ -125,7 +125,7 @@ INSTANTIATE_TEST_SUITE_P(Registered, EveryPolicy, ::testing::ValuesIn(pairs()),
 TEST(Policies, RunOnALayerOfSeveralLevels) {
   int covered = 0;
   for (const std::string& name : Registry<Quantizer>::get().names())
-    covered += Registry<Quantizer>::get().make(name)->quantize(layer().task())->levels().size() > 1;
+    covered += testing::quantize(*Registry<Quantizer>::get().make(name), layer().task())->levels().size() > 1;
   EXPECT_GT(covered, 0);
 }
 

@@ -46,6 +46,14 @@ struct RandomLayer {
                            gradients.view().rows_between(t, t + kTokens / 3));
       stats.values.emplace(name, collector->finish());
     }
+    // The float model's inputs: a twentieth of another random matrix beside these.
+    MatrixBuffer<float> float_inputs = random_matrix(kTokens, kIn, seed + 3, 0.05);
+    for (int64_t i = 0; i < inputs.size(); ++i) float_inputs.data()[i] += inputs.data()[i];
+    for (const std::string& name : Registry<DriftCollector>::get().names()) {
+      const auto collector = Registry<DriftCollector>::get().make(name);
+      collector->observe(inputs, float_inputs);
+      stats.values.emplace(name, collector->finish());
+    }
   }
 
   LinearTask task() const { return {"model.layers.0.mlp.up_proj", weight.view(), stats}; }
@@ -54,5 +62,14 @@ struct RandomLayer {
   MatrixBuffer<float> inputs;  // [kTokens, kIn]
   LayerStats stats;
 };
+
+// What a model of this one layer would go through.
+inline std::unique_ptr<QuantizedLinear> quantize(Quantizer& quantizer, const LinearTask& task) {
+  if (quantizer.surveys()) {
+    quantizer.survey(task);
+    quantizer.allot();
+  }
+  return quantizer.quantize(task);
+}
 
 }  // namespace grinqh::testing
