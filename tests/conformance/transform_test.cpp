@@ -1,4 +1,5 @@
-// What every registered transform must do, with its defaults, on models with all that architectures differ in.
+// What every registered transform must do, with its defaults, on models with all that architectures differ
+// in.
 #include "quant/model_transform.h"
 
 #include "calib/calibrate.h"
@@ -63,7 +64,8 @@ TEST_P(EveryTransform, EveryQuantizerRunsOnIt) {
     EXPECT_EQ(calibrated.model.layers.size(), 7 * model.blocks.size()) << name;
     for (const auto& [id, layer] : calibrated.model.layers) {
       const MatrixBuffer<float> decoded = layer->dequantize();
-      for (int64_t i = 0; i < decoded.size(); ++i) ASSERT_TRUE(std::isfinite(decoded.data()[i])) << name << " " << id;
+      for (int64_t i = 0; i < decoded.size(); ++i)
+        ASSERT_TRUE(std::isfinite(decoded.data()[i])) << name << " " << id;
     }
   }
 }
@@ -82,9 +84,7 @@ INSTANTIATE_TEST_SUITE_P(Registered, EveryTransform,
                          ::testing::ValuesIn(Registry<ModelTransform>::get().names()),
                          [](const auto& each) { return each.param; });
 
-TEST(Transforms, HaveNamesOfTheirOwn) {
-  EXPECT_TRUE(Registry<ModelTransform>::get().conflicts().empty());
-}
+TEST(Transforms, HaveNamesOfTheirOwn) { EXPECT_TRUE(Registry<ModelTransform>::get().conflicts().empty()); }
 
 }  // namespace
 }  // namespace grinqh

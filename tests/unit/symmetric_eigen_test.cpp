@@ -27,7 +27,8 @@ TEST(SymmetricEigen, VectorsDiagonalizeTheMatrix) {
       for (int64_t j = 0; j < kSize; ++j) product += v[j] * eigen.vectors.row(other)[j];
       EXPECT_NEAR(product, k == other ? 1.0 : 0.0, 1e-12);
     }
-    EXPECT_GT(*std::max_element(v, v + kSize, [](double x, double y) { return std::abs(x) < std::abs(y); }), 0);
+    EXPECT_GT(*std::max_element(v, v + kSize, [](double x, double y) { return std::abs(x) < std::abs(y); }),
+              0);
   }
 }
 
