@@ -6,6 +6,7 @@
 
 #include "calib/apply_plan.h"
 #include "calib/block_collectors.h"
+#include "calib/gradients.h"
 #include "calib/module_probe.h"
 #include "core/error.h"
 #include "core/progress.h"
@@ -27,7 +28,7 @@ std::vector<int64_t> sources_of(const Model& model, size_t site, int64_t in) {
 }
 
 void show_block(const Transformer& transformer, const StreamSample& sample, int64_t index,
-                const CalibrationStats& stats, ModelTransform& transform) {
+                const CalibrationStats& stats, const CalibrationStats& gradients, ModelTransform& transform) {
   const BlockWeights& block = transformer.model().blocks[static_cast<size_t>(index)];
   const auto groups = inputs_of(block);
   std::vector<MatrixBuffer<float>> weights;
@@ -43,23 +44,39 @@ void show_block(const Transformer& transformer, const StreamSample& sample, int6
                        *probes.back()};
     for (const LinearWeights* layer : groups[g]) {
       weights.push_back(to_float(layer->weight));
-      site.layers.push_back({layer->id, weights.back().view()});
+      const auto gradient = gradients.find(layer->id);
+      site.layers.push_back(
+          {layer->id, weights.back().view(), gradient == gradients.end() ? nullptr : gradient->second.get()});
     }
     sites.push_back(std::move(site));
   }
   transform.see(sites);
 }
 
+// As many and as long as calibration takes by default.
+Matrix<const int32_t> gradient_windows(Matrix<const int32_t> windows) {
+  const CalibrationPlan defaults;
+  return windows.rows_between(0, std::min(windows.rows, defaults.gradient_windows))
+      .cols_between(0, std::min(windows.cols, defaults.gradient_context));
+}
+
 void show_blocks(const Model& model, const NamedTransform& named, Matrix<const int32_t> windows,
                  bool shows_progress) {
   const Transformer transformer(model);
+  CollectorNames names = named.transform->needs(), gradient_names;
+  for (const std::string& name : names)
+    if (is_gradient_statistic(name)) gradient_names.insert(name);
+  std::erase_if(names, is_gradient_statistic);
+  CalibrationStats gradients;
+  if (!gradient_names.empty())
+    gradients = collect_gradients(transformer, gradient_windows(windows), gradient_names);
   ResidualStream stream(transformer, windows);
   std::optional<Progress> progress;
   if (shows_progress)
     progress.emplace("transform " + named.name, stream.tokens() * transformer.blocks(), "tokens");
   for (int64_t i = 0; i < transformer.blocks(); ++i) {
     const auto sites = inputs_of(model.blocks[static_cast<size_t>(i)]);
-    BlockCollectors collectors(sites, named.transform->needs());
+    BlockCollectors collectors(sites, names);
     if (collectors.needs_drift())
       bad_input("transform '{}': statistics of drift do not exist for the float model", named.name);
     FloatLinears linears;
@@ -70,7 +87,7 @@ void show_blocks(const Model& model, const NamedTransform& named, Matrix<const i
       stream.run(i, batch, observed, ResidualStream::Output::keep);
       if (progress) progress->advance(stream.rows(batch));
     }
-    show_block(transformer, sample, i, collectors.finish(), *named.transform);
+    show_block(transformer, sample, i, collectors.finish(), gradients, *named.transform);
   }
 }
 

@@ -40,7 +40,8 @@ class ModuleProbe {
 struct TransformSite {
   struct Layer {
     std::string id;
-    Matrix<const float> weight;  // [out, in]
+    Matrix<const float> weight;             // [out, in]
+    const LayerStats* gradients = nullptr;  // of the loss at its outputs, where needs() names such statistics
   };
   std::vector<Layer> layers;
   bool residual = false;  // the input is the normalized residual stream
