@@ -15,6 +15,7 @@ class ResidualStream {
 
   int64_t tokens() const { return x_.rows(); }
   size_t batches() const { return batches_.size(); }
+  const Batch& batch(size_t index) const { return batches_[index]; }
   int64_t rows(size_t batch) const { return batches_[batch].rows(); }
 
   enum class Output : uint8_t { keep, discard };

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <optional>
 
 #include <fmt/format.h>
 
@@ -12,6 +13,7 @@
 #include "core/text.h"
 #include "experiment/prepare.h"
 #include "experiment/rehearsal.h"
+#include "experiment/transforms.h"
 #include "model/tokenizer.h"
 #include "runtime/generate.h"
 
@@ -153,6 +155,9 @@ int generate_text(const std::vector<std::string>& words) {
   const Transformer transformer(model);
   const std::vector<int32_t> prompt = encode_prompt(request, tokenizer, model.config);
 
+  std::optional<TransformedModel> transformed;
+  std::optional<Transformer> its_transformer;
+  const Transformer* subject = &transformer;
   Calibrated calibrated;
   std::unique_ptr<PrecisionPolicy> policy;
   Level prefill_level = kFullLevel;
@@ -164,9 +169,13 @@ int generate_text(const std::vector<std::string>& words) {
     MatrixBuffer<int32_t> windows;
     if (method.calibrates()) windows = calibration_windows(request, transformer, tokenizer);
     plan.windows = windows.view();
+    if (!method.transforms.empty()) {
+      transformed = apply_transforms(method.transforms, model, windows, request.sampling.seed);
+      subject = &its_transformer.emplace(transformed->model);
+    }
     const auto quantizer = Registry<Quantizer>::get().make(method.quantizer.name, method.quantizer.settings);
-    calibrated = calibrate_and_quantize(transformer, *quantizer, plan);
-    policy = prepare_policy(method, transformer, calibrated, windows);
+    calibrated = calibrate_and_quantize(*subject, *quantizer, plan);
+    policy = prepare_policy(method, *subject, calibrated, windows);
     prefill_level = method.prefill_level;
   }
 
@@ -187,7 +196,7 @@ int generate_text(const std::vector<std::string>& words) {
     stream.add(token);
     return true;
   };
-  generate(transformer, linears, {prompt.data(), 1, static_cast<int64_t>(prompt.size())}, request.count,
+  generate(*subject, linears, {prompt.data(), 1, static_cast<int64_t>(prompt.size())}, request.count,
            request.sampling, on_token);
   stream.finish();
   report(timing, static_cast<int64_t>(prompt.size()), weights > 0);

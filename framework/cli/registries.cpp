@@ -5,6 +5,7 @@
 #include "model/architecture.h"
 #include "quant/gradient_collector.h"
 #include "quant/kernel_table.h"
+#include "quant/model_transform.h"
 #include "quant/precision_policy.h"
 #include "quant/quantizer.h"
 
@@ -29,8 +30,8 @@ void report_conflicts() {
 }  // namespace
 
 const std::vector<std::string>& listed_kinds() {
-  static const std::vector<std::string> kinds{"models",     "quantizers", "policies", "evaluators",
-                                              "collectors", "layouts",    "kernels"};
+  static const std::vector<std::string> kinds{"models",     "transforms", "quantizers", "policies",
+                                              "evaluators", "collectors", "layouts",    "kernels"};
   return kinds;
 }
 
@@ -38,6 +39,7 @@ std::vector<Listed> list_registered() {
   std::vector<Listed> all;
   for (const auto& [name, architecture] : architectures())
     all.push_back({"models", name, "architecture", {}});
+  add_registry<ModelTransform>("transforms", all);
   add_registry<Quantizer>("quantizers", all);
   add_registry<PrecisionPolicy>("policies", all);
   add_registry<Evaluator>("evaluators", all);
@@ -54,6 +56,7 @@ std::vector<Listed> list_registered() {
 }
 
 void report_registration_conflicts() {
+  report_conflicts<ModelTransform>();
   report_conflicts<Quantizer>();
   report_conflicts<PrecisionPolicy>();
   report_conflicts<Evaluator>();

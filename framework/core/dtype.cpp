@@ -1,5 +1,6 @@
 #include "core/dtype.h"
 
+#include <algorithm>
 #include <atomic>
 #include <bit>
 #include <cstring>
@@ -95,6 +96,30 @@ std::vector<float> to_float_vector(const TensorView& tensor) {
   std::vector<float> out(static_cast<size_t>(tensor.elements()));
   convert(tensor.dtype, tensor.bytes.data(), tensor.elements(), out.data());
   return out;
+}
+
+namespace {
+
+TensorView owning(std::shared_ptr<const MatrixBuffer<float>> values, std::vector<int64_t> shape) {
+  TensorView view;
+  view.shape = std::move(shape);
+  view.bytes = std::as_bytes(std::span(values->data(), static_cast<size_t>(values->size())));
+  view.owner = std::move(values);
+  return view;
+}
+
+}  // namespace
+
+TensorView owned_tensor(MatrixBuffer<float> values) {
+  const std::vector<int64_t> shape{values.rows(), values.cols()};
+  return owning(std::make_shared<const MatrixBuffer<float>>(std::move(values)), shape);
+}
+
+TensorView owned_tensor(const std::vector<float>& values) {
+  const auto size = static_cast<int64_t>(values.size());
+  MatrixBuffer<float> copy(1, size);
+  std::ranges::copy(values, copy.data());
+  return owning(std::make_shared<const MatrixBuffer<float>>(std::move(copy)), {size});
 }
 
 int64_t find_non_finite(const TensorView& tensor) {

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -21,6 +22,8 @@ struct TensorView {
   DType dtype = DType::f32;
   std::vector<int64_t> shape;
   std::span<const std::byte> bytes;
+  std::shared_ptr<const void> owner =
+      nullptr;  // of bytes that no file holds: they live as long as a view does
 
   int64_t elements() const;
   bool empty() const { return bytes.empty(); }
@@ -33,6 +36,10 @@ void to_float(const TensorView& tensor, int64_t begin, int64_t end, Matrix<float
 // The whole tensor; the work is shared among threads.
 MatrixBuffer<float> to_float(const TensorView& tensor);
 std::vector<float> to_float_vector(const TensorView& tensor);
+
+// Views that own float32 values: [rows, cols], and a vector.
+TensorView owned_tensor(MatrixBuffer<float> values);
+TensorView owned_tensor(const std::vector<float>& values);
 
 // Index of the first element that is NaN or infinite, or -1.
 int64_t find_non_finite(const TensorView& tensor);

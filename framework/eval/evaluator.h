@@ -16,6 +16,8 @@ class ReferenceFeatures {
   virtual ~ReferenceFeatures() = default;
   // Rows of windows [first, first + count). out: [count * context, hidden]
   virtual void read(int64_t first_window, int64_t count, Matrix<float> out) const = 0;
+  // By the float model's own head: a transformed subject has another.
+  virtual void logits(Matrix<const float> features, Matrix<float> logits) const = 0;
 };
 
 struct EvaluationTask {

@@ -103,7 +103,7 @@ class Perplexity final : public Evaluator {
       Matrix<float> original;
       if (task.reference) {
         original = float_logits.view().rows_between(0, end - begin);
-        task.subject.logits(reference.view().rows_between(begin, end), original);
+        task.reference->logits(reference.view().rows_between(begin, end), original);
       }
       parallel_for(end - begin, [&](int64_t r) {
         const int64_t window = (begin + r) / context, row = (begin + r) % context;

@@ -42,14 +42,19 @@ auto read_artifact(const fs::path& path, const Read& read)
 
 class StoredFeatures final : public ReferenceFeatures {
  public:
-  StoredFeatures(hdf5::Dataset dataset, int64_t context) : dataset_(std::move(dataset)), context_(context) {}
+  StoredFeatures(hdf5::Dataset dataset, const Transformer& transformer, int64_t context)
+      : dataset_(std::move(dataset)), transformer_(transformer), context_(context) {}
   void read(int64_t first_window, int64_t count, Matrix<float> out) const override {
     dataset_.read_rows<float>(first_window * context_, (first_window + count) * context_,
                               {out.data, static_cast<size_t>(out.rows * out.cols)});
   }
+  void logits(Matrix<const float> features, Matrix<float> logits) const override {
+    transformer_.head(features, logits);
+  }
 
  private:
   hdf5::Dataset dataset_;
+  const Transformer& transformer_;
   int64_t context_;
 };
 
@@ -210,7 +215,7 @@ std::unique_ptr<ReferenceFeatures> ArtifactCache::features(const std::string& ke
       hdf5::Dataset dataset = root.dataset("features");
       if (dataset.rows() != rows || dataset.cols() != transformer.hidden())
         bad_input("{}: wrong shape", file.string());
-      return std::make_shared<StoredFeatures>(std::move(dataset), windows.context());
+      return std::make_shared<StoredFeatures>(std::move(dataset), transformer, windows.context());
     });
   };
   auto stored = open();

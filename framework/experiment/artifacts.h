@@ -26,6 +26,7 @@ class ArtifactCache {
   // Each returns what is stored under the key, or computes and stores it. A damaged file counts as absent.
   MatrixBuffer<int32_t> windows(const std::string& key,
                                 const std::function<MatrixBuffer<int32_t>()>& compute) const;
+  // `transformer` outlives what is returned.
   std::unique_ptr<ReferenceFeatures> features(const std::string& key, const Transformer& transformer,
                                               const Windows& windows) const;
 

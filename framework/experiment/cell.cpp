@@ -4,6 +4,7 @@
 
 #include "core/digest.h"
 #include "core/text.h"
+#include "experiment/transforms.h"
 #include "store/result_file.h"
 
 namespace grinqh {
@@ -89,6 +90,7 @@ Json quantization_identity(const ExperimentSpec& spec, const ModelStage& stage, 
                 {"options", method.quantizer.options},
                 {"layers", method.layers},
                 {"seed", spec.seed}};
+  if (!method.transforms.empty()) identity["transform"] = to_json(method.transforms);
   if (method.calibrates()) identity["calibration"] = stage.calibration_identity;
   return identity;
 }
@@ -125,6 +127,7 @@ std::vector<Cell> make_cells(const ExperimentSpec& spec,
 std::string cell_toml(const ExperimentSpec& spec, const Cell& cell) {
   Json method{{"quantizer", cell.method->quantizer.name}, {"layers", cell.method->layers}};
   if (cell.method->prefill_level != kFullLevel) method["phase_prefill"] = cell.method->prefill_level;
+  method["transform"] = to_json(cell.method->transforms);
   method.update(cell.method->quantizer.options);
   Json policy{{"name", cell.method->policy.name}};
   policy.update(cell.method->policy.options);

@@ -2,6 +2,7 @@
 
 #include "core/registry.h"
 #include "core/rng.h"
+#include "experiment/transforms.h"
 #include "quant/gradient_collector.h"
 #include "quant/precision_policy.h"
 #include "quant/quantizer.h"
@@ -44,6 +45,7 @@ LayerStats random_statistics(const CollectorNames& names, int64_t out, int64_t i
 }  // namespace
 
 void rehearse(const MethodSpec& method) {
+  rehearse_transforms(method.transforms);
   constexpr int64_t kOut = 64, kIn = 128;
   const auto quantizer = Registry<Quantizer>::get().make(method.quantizer.name, method.quantizer.settings);
   const auto policy = Registry<PrecisionPolicy>::get().make(method.policy.name, method.policy.settings);

@@ -12,6 +12,7 @@
 #include "experiment/prepare.h"
 #include "experiment/provenance.h"
 #include "experiment/rehearsal.h"
+#include "experiment/transforms.h"
 #include "store/part_file.h"
 #include "store/result_file.h"
 
@@ -32,8 +33,19 @@ class Stopwatch {
 // Cells of one model whose methods quantize its weights alike.
 struct QuantizationGroup {
   Json identity;
+  size_t first = 0;     // index of the first group with the same model and transforms
   CollectorNames kept;  // statistics that policies need, pending or not: what is cached then fits any
   std::vector<const Cell*> pending;
+};
+
+// A model as the transforms of some methods left it.
+struct TransformedStage {
+  TransformedStage(std::string its_key, TransformedModel transformed, double took)
+      : key(std::move(its_key)), result(std::move(transformed)), transformer(result.model), seconds(took) {}
+  std::string key;
+  TransformedModel result;
+  Transformer transformer;
+  double seconds;
 };
 
 class Runner {
@@ -59,6 +71,8 @@ class Runner {
     if (options_.dry_run) return outcome_;
     // A place that cannot be written is refused before hours of computation, not after.
     if (outcome_.reused < static_cast<int64_t>(cells_.size())) PartFile(options_.folder / "writable");
+    // Groups of one transformed model side by side, as it is made for them and dropped after.
+    std::ranges::stable_sort(groups, {}, &QuantizationGroup::first);
     for (const QuantizationGroup& group : groups)
       if (!group.pending.empty()) run_group(group);
     for (const Cell& cell : cells_)
@@ -71,7 +85,14 @@ class Runner {
     Json identity = quantization_identity(spec_, *cell.stage, *cell.method);
     identity.erase("calibration");  // a policy that needs it changes nothing about the weights
     auto group = std::ranges::find(groups, identity, &QuantizationGroup::identity);
-    if (group == groups.end()) group = groups.insert(groups.end(), {identity, {}, {}});
+    if (group == groups.end()) {
+      const auto same = std::ranges::find_if(groups, [&](const QuantizationGroup& other) {
+        return other.identity["model"] == identity["model"] &&
+               other.identity.value("transform", Json()) == identity.value("transform", Json());
+      });
+      const auto first = static_cast<size_t>(same - groups.begin());
+      group = groups.insert(groups.end(), {identity, first, {}, {}});
+    }
     group->kept.merge(Registry<PrecisionPolicy>::get()
                           .make(cell.method->policy.name, cell.method->policy.settings)
                           ->needs());
@@ -122,24 +143,45 @@ class Runner {
       windows = calibration_windows(stage);
       plan.windows = windows.view();
     }
-    const std::unique_ptr<StatisticsStore> store = cache_.statistics(statistics_key(stage));
+    const Transformer& transformer = subject(cell);
+    const auto store = cache_.statistics(statistics_key(stage, transformer.model()));
     plan.store = store.get();
-    const auto gradient_store = cache_.statistics("gradients-" + statistics_key(stage));
+    const auto gradient_store = cache_.statistics("gradients-" + statistics_key(stage, transformer.model()));
     plan.gradient_store = gradient_store.get();
     const Stopwatch watch;
     CachedCalibration result;
-    result.calibrated = calibrate_and_quantize(stage.transformer, *quantizer, plan);
+    result.calibrated = calibrate_and_quantize(transformer, *quantizer, plan);
     result.seconds = watch.seconds();
     if (calibrates) cache_.save_calibration(key, result);
     return result;
   }
 
   // What the float model's statistics depend on.
-  static std::string statistics_key(const ModelStage& stage) {
+  static std::string statistics_key(const ModelStage& stage, const Model& model) {
     Json identity = stage.calibration_identity;
     identity.erase("inputs");
-    identity["model"] = stage.model.digest;
+    identity["model"] = model.digest;
     return digest_of(identity.dump());
+  }
+
+  // The model that the cell's layers are those of.
+  const Transformer& subject(const Cell& cell) {
+    const ModelStage& stage = *cell.stage;
+    const std::vector<PluginSpec>& transforms = cell.method->transforms;
+    if (transforms.empty()) return stage.transformer;
+    const Json identity{{"model", stage.model.digest},
+                        {"transform", to_json(transforms)},
+                        {"calibration", stage.calibration_identity},
+                        {"seed", spec_.seed}};
+    const std::string key = identity.dump();
+    if (transformed_ && transformed_->key == key) return transformed_->transformer;
+    transformed_.reset();  // before the next one takes memory
+    const MatrixBuffer<int32_t> windows = calibration_windows(stage);
+    const Stopwatch watch;
+    TransformedModel result =
+        apply_transforms(transforms, stage.model, windows, static_cast<uint64_t>(spec_.seed));
+    transformed_ = std::make_unique<TransformedStage>(key, std::move(result), watch.seconds());
+    return transformed_->transformer;
   }
 
   MatrixBuffer<int32_t> calibration_windows(const ModelStage& stage) const {
@@ -165,14 +207,15 @@ class Runner {
     try {
       MatrixBuffer<int32_t> windows;
       if (method.calibrates()) windows = calibration_windows(stage);
-      policy = prepare_policy(method, stage.transformer, calibrated, windows);
+      policy = prepare_policy(method, subject(*cells.front()), calibrated, windows);
     } catch (const BadInput&) {
       throw;
     } catch (const Error& error) {
       for (const Cell* cell : cells) record_failure(*cell, error.what());
       return;
     }
-    const double seconds = quantize_seconds + watch.seconds();
+    const double seconds =
+        quantize_seconds + watch.seconds() + (method.transforms.empty() ? 0.0 : transformed_->seconds);
     for (const Cell* cell : cells) {
       try {
         evaluate(*cell, calibrated.model, *policy, seconds);
@@ -196,19 +239,21 @@ class Runner {
       key.add_field(std::to_string(cell.windows->context()));
       reference = cache_.features(key.hex(), stage.transformer, *cell.windows);
     }
-    QuantizedLanguageModel subject(stage.transformer, quantized, &policy, cell.method->prefill_level);
+    QuantizedLanguageModel model(subject(cell), quantized, &policy, cell.method->prefill_level);
     const auto evaluator =
         Registry<Evaluator>::get().make(cell.evaluation->evaluator.name, cell.evaluation->evaluator.settings);
     ResultWriter result(cell.path, cell.digest);
     write_row(cell, result);
     const Stopwatch watch;
-    evaluator->run({subject, reference.get(), *cell.windows, cell.evaluation->prompt_tokens(),
+    evaluator->run({model, reference.get(), *cell.windows, cell.evaluation->prompt_tokens(),
                     fmt::format("[{}/{}] {}", cell.order + 1, cells_.size(), cell.name())},
                    result);
     result.scalar("stored_bits", quantized.stored_bits(), "bit");
     result.scalar("quantize_seconds", quantize_seconds, "s");
     result.scalar("evaluate_seconds", watch.seconds(), "s");
     result.text("status", "ok");
+    if (!cell.method->transforms.empty())
+      result.provenance("transform_logits_error", fmt::format("{:.2e}", transformed_->result.logits_error));
     std::set<std::string> kernels;  // that ran
     for (const auto& [id, layer] : quantized.layers) {
       const Kernel& kernel = find_kernel(layer->layout(), Device::cpu);
@@ -233,6 +278,7 @@ class Runner {
 
   void write_row(const Cell& cell, ResultWriter& result) const {
     Json options = cell.method->quantizer.options;
+    if (!cell.method->transforms.empty()) options["transform"] = to_json(cell.method->transforms);
     options["policy"] = cell.method->policy.options;
     if (cell.method->layers != std::vector<std::string>{"*"}) options["layers"] = cell.method->layers;
     if (cell.method->prefill_level != kFullLevel) options["phase_prefill"] = cell.method->prefill_level;
@@ -266,6 +312,7 @@ class Runner {
   std::map<std::string, std::string> environment_;
   std::vector<std::unique_ptr<ModelStage>> stages_;
   std::vector<Cell> cells_;
+  std::unique_ptr<TransformedStage> transformed_;  // of the group at hand
   RunOutcome outcome_;
 };
 

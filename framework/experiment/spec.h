@@ -13,8 +13,9 @@ namespace grinqh {
 
 struct PluginSpec {
   std::string name;
-  Settings settings;  // as given
-  Json options;       // all of them, defaults filled in
+  Settings settings;       // as given
+  Json options;            // all of them, defaults filled in
+  std::string where = {};  // its place in the file, for messages
 };
 
 // One point of the sweep.
@@ -22,10 +23,11 @@ struct MethodSpec {
   PluginSpec quantizer, policy;
   std::vector<std::string> layers = {"*"};  // patterns of layer ids
   Level prefill_level = kFullLevel;
-  std::string label;  // what the user set, shortly: "bits=4 group=128"
-  std::string where;  // the quantizer's place in the file, for messages
+  std::string label;                        // what the user set, shortly: "bits=4 group=128"
+  std::string where;                        // the quantizer's place in the file, for messages
+  std::vector<PluginSpec> transforms = {};  // of the model, in order, before anything else
 
-  bool calibrates() const;  // whether quantizer or policy looks at calibration windows
+  bool calibrates() const;  // whether transforms, quantizer or policy look at calibration windows
 };
 
 struct CalibrationSpec {

@@ -4,6 +4,7 @@
 #include "core/registry.h"
 #include "core/text.h"
 #include "experiment/spec.h"
+#include "experiment/transforms.h"
 #include "quant/precision_policy.h"
 #include "quant/quantizer.h"
 
@@ -108,7 +109,7 @@ void expand_quantizer(const ConfigTable& table, const Setting& quantizer, std::v
   const auto name = quantizer.value.get<std::string>();
   const auto& entry = Registry<Quantizer>::get().at(name, quantizer.where);
   const std::vector<OptionInfo> method_keys = describe_options<MethodKeys>();
-  std::vector<std::string> known{"quantizer", "policy"};
+  std::vector<std::string> known{"quantizer", "policy", "transform"};
   for (const auto* infos : {&method_keys, &entry.options})
     for (const OptionInfo& info : *infos) known.push_back(info.name);
   reject_unknown(table, fmt::format("[[methods]] with quantizer '{}'", name), known);
@@ -116,8 +117,7 @@ void expand_quantizer(const ConfigTable& table, const Setting& quantizer, std::v
   std::vector<std::pair<std::string, std::vector<Setting>>> axes;
   for (const std::string& key : table.keys()) {
     if (key == "quantizer") continue;
-    const bool list =
-        key == "policy" ? false : takes_list(entry.options, key) || takes_list(method_keys, key);
+    const bool list = key == "transform" || takes_list(entry.options, key) || takes_list(method_keys, key);
     axes.emplace_back(key, axis(table.at(key), list));
   }
   if (!table.has("policy"))
@@ -127,10 +127,16 @@ void expand_quantizer(const ConfigTable& table, const Setting& quantizer, std::v
     Point options;
     Settings framework;
     Setting policy;
+    const Setting* transform = nullptr;
     std::string label;
     for (const auto& [key, setting] : point) {
       if (key == "policy") {
         policy = setting;
+        continue;
+      }
+      label += fmt::format("{}{}={}", label.empty() ? "" : " ", key, short_value(setting.value));
+      if (key == "transform") {
+        transform = &setting;
         continue;
       }
       const bool ours = std::ranges::find(method_keys, key, &OptionInfo::name) != method_keys.end();
@@ -138,13 +144,14 @@ void expand_quantizer(const ConfigTable& table, const Setting& quantizer, std::v
         framework.emplace(key, setting);
       else
         options.emplace_back(key, setting);
-      label += fmt::format("{}{}={}", label.empty() ? "" : " ", key, short_value(setting.value));
     }
     const auto keys = read_options<MethodKeys>(framework, "[[methods]]");
     PluginSpec spec = plugin_spec(name, options, nullptr);
     spec.options = entry.resolve(spec.settings);
+    const std::vector<PluginSpec> transforms =
+        transform ? read_transforms(*transform) : transforms_of(*entry.make(spec.settings), quantizer.where);
     for (const auto& [policy_spec, policy_label] : expand_policy(policy)) {
-      MethodSpec method{spec, policy_spec, keys.layers, kFullLevel, label, quantizer.where};
+      MethodSpec method{spec, policy_spec, keys.layers, kFullLevel, label, quantizer.where, transforms};
       if (keys.phase_prefill != 0) method.prefill_level = static_cast<Level>(keys.phase_prefill);
       if (policy_label != kDefaultPolicy) method.label += (label.empty() ? "" : ", ") + policy_label;
       methods.push_back(std::move(method));
@@ -164,8 +171,8 @@ std::vector<MethodSpec> expand_methods(const ConfigTable& table) {
 bool MethodSpec::calibrates() const {
   const auto quantizes = Registry<Quantizer>::get().make(quantizer.name, quantizer.settings);
   const auto reads = Registry<PrecisionPolicy>::get().make(policy.name, policy.settings);
-  return !quantizes->needs().empty() || !quantizes->survey_needs().empty() || !reads->needs().empty() ||
-         reads->tunes();
+  return !transforms.empty() || !quantizes->needs().empty() || !quantizes->survey_needs().empty() ||
+         !reads->needs().empty() || reads->tunes();
 }
 
 }  // namespace grinqh

@@ -5,9 +5,11 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "core/matrix.h"
 #include "core/registry.h"
+#include "quant/model_transform.h"
 #include "quant/quantized_linear.h"
 #include "quant/stats.h"
 
@@ -30,6 +32,9 @@ class Quantizer {
   static constexpr std::string_view kind = "quantizer";
   virtual ~Quantizer() = default;
   virtual CollectorNames needs() const { return {}; }
+
+  // Transforms of the model that the method rests on: taken where the experiment names none.
+  virtual std::vector<TransformChoice> transforms() const { return {}; }
 
   // A method that divides a budget among the layers sees them all first: survey() for every covered layer in
   // the order of the model, with statistics of the float model (those that survey_needs() names), then

@@ -81,9 +81,20 @@ void Transformer::attention(int64_t block, const Batch& batch, Matrix<const floa
   linears.run(weights.o, mixed, out);
 }
 
+void Transformer::mlp(int64_t block, Matrix<const float> x, LinearExecutor& linears,
+                      Matrix<float> out) const {
+  const BlockWeights& weights = model_.blocks[static_cast<size_t>(block)];
+  MatrixBuffer<float> gate(x.rows, model_.config.intermediate), up(x.rows, model_.config.intermediate);
+  linears.run(weights.gate, x, gate);
+  linears.run(weights.up, x, up);
+  parallel_for(x.rows, [&](int64_t t) {
+    silu_multiply(gate.view().row_span(t), up.view().row_span(t), gate.view().row_span(t));
+  });
+  linears.run(weights.down, gate, out);
+}
+
 void Transformer::run_block(int64_t block, const Batch& batch, Matrix<float> x, LinearExecutor& linears,
                             KvCache* cache) const {
-  const BlockWeights& weights = model_.blocks[static_cast<size_t>(block)];
   const BlockNorms& norms = norms_[static_cast<size_t>(block)];
   MatrixBuffer<float> normalized(x.rows, x.cols), update(x.rows, x.cols);
   rms_norm(x, norms.attention, model_.config.norm_eps, normalized);
@@ -91,13 +102,7 @@ void Transformer::run_block(int64_t block, const Batch& batch, Matrix<float> x, 
   add_rows(x, update);
 
   rms_norm(x, norms.mlp, model_.config.norm_eps, normalized);
-  MatrixBuffer<float> gate(x.rows, model_.config.intermediate), up(x.rows, model_.config.intermediate);
-  linears.run(weights.gate, normalized, gate);
-  linears.run(weights.up, normalized, up);
-  parallel_for(x.rows, [&](int64_t t) {
-    silu_multiply(gate.view().row_span(t), up.view().row_span(t), gate.view().row_span(t));
-  });
-  linears.run(weights.down, gate, update);
+  mlp(block, normalized, linears, update);
   add_rows(x, update);
 }
 

@@ -29,6 +29,10 @@ class Transformer {
   // be whole (past = 0); with one, its rows past .. past + count are written.
   void run_block(int64_t block, const Batch& batch, Matrix<float> x, LinearExecutor& linears,
                  KvCache* cache) const;
+  // Its two halves, from the normalized stream to what is added to it. x, out: [rows, hidden]
+  void attention(int64_t block, const Batch& batch, Matrix<const float> x, LinearExecutor& linears,
+                 KvCache* cache, Matrix<float> out) const;
+  void mlp(int64_t block, Matrix<const float> x, LinearExecutor& linears, Matrix<float> out) const;
   // Hidden states after the final norm: what the head multiplies. [rows, hidden]
   MatrixBuffer<float> run(const Batch& batch, LinearExecutor& linears, KvCache* cache = nullptr) const;
   void final_norm(Matrix<float> x) const;
@@ -41,8 +45,6 @@ class Transformer {
   struct BlockNorms {
     std::vector<float> attention, mlp, q, k;  // q, k empty unless the architecture has them
   };
-  void attention(int64_t block, const Batch& batch, Matrix<const float> x, LinearExecutor& linears,
-                 KvCache* cache, Matrix<float> out) const;
 
   const Model& model_;
   AttentionShape shape_;

@@ -1,7 +1,9 @@
 // The experiment file of every plugin folder: it reads, and writes out the plugin's options with their
 // defaults.
+#include "core/text.h"
 #include "experiment/spec.h"
 #include "model_files.h"
+#include "quant/model_transform.h"
 #include "quant/precision_policy.h"
 #include "quant/quantizer.h"
 #include "support.h"
@@ -18,6 +20,20 @@ std::vector<std::string> folders() {
 }
 
 std::string name_of(const std::string& folder) { return folder.substr(folder.find('/') + 1); }
+
+// Transforms that the folder's sources register: they need not have its name.
+std::vector<std::string> transforms_in(const std::string& folder) {
+  std::string sources;
+  for (const auto& entry : std::filesystem::directory_iterator(testing::source_dir() / folder))
+    if (entry.path().extension() == ".cpp" && !entry.path().stem().string().ends_with("_test"))
+      sources += read_file(entry.path().string(), "source");
+  std::vector<std::string> found;
+  for (const std::string& name : Registry<ModelTransform>::get().names())
+    if (sources.find("Register<ModelTransform") != sources.npos &&
+        sources.find('"' + name + '"') != sources.npos)
+      found.push_back(name);
+  return found;
+}
 
 class PluginFolder : public ::testing::TestWithParam<std::string> {
  protected:
@@ -49,7 +65,23 @@ TEST_P(PluginFolder, ItsExperimentUsesItWithEveryOptionWrittenOut) {
     if (method.quantizer.name == name) quantizers.push_back(&method.quantizer);
     if (method.policy.name == name) policies.push_back(&method.policy);
   }
-  EXPECT_FALSE(quantizers.empty() && policies.empty()) << "the experiment does not use " << name;
+  const std::vector<std::string> its_transforms = transforms_in(GetParam());
+  EXPECT_FALSE(quantizers.empty() && policies.empty() && its_transforms.empty())
+      << "the experiment does not use " << name;
+  for (const std::string& transform : its_transforms) {
+    std::vector<const PluginSpec*> uses;
+    for (const MethodSpec& method : spec.methods)
+      for (const PluginSpec& each : method.transforms)
+        if (each.name == transform) uses.push_back(&each);
+    EXPECT_FALSE(uses.empty()) << "the experiment does not use " << transform;
+    // Where a quantizer brings it, the quantizer's options are what is written out.
+    EXPECT_TRUE(std::ranges::any_of(
+        uses,
+        [&](const PluginSpec* use) {
+          return undeclared(Registry<ModelTransform>::get().at(transform).options, {use}).empty();
+        }))
+        << "no use of " << transform << " writes all its options out";
+  }
   if (Registry<Quantizer>::get().contains(name)) {
     EXPECT_THAT(undeclared(Registry<Quantizer>::get().at(name).options, quantizers), ::testing::IsEmpty());
   }

@@ -61,7 +61,13 @@ class FakeReference final : public ReferenceFeatures {
     for (int64_t r = 0; r < count * kContext; ++r)
       for (int64_t v = 0; v < kVocab; ++v)
         out(r, v) = logit(token_at(first_window + r / kContext, r % kContext),
-                          {Phase::prefill, static_cast<int32_t>(r % kContext), 0}, v, 77);
+                          {Phase::prefill, static_cast<int32_t>(r % kContext), 0}, v, 77) /
+                    2;
+  }
+  // A head of its own: the subject's would give half of it.
+  void logits(Matrix<const float> features, Matrix<float> logits) const override {
+    for (int64_t r = 0; r < features.rows; ++r)
+      for (int64_t v = 0; v < kVocab; ++v) logits(r, v) = 2 * features(r, v);
   }
 };
 
@@ -250,6 +256,9 @@ TEST_F(PerplexityEvaluator, AModelComparedWithItselfDivergesNowhere) {
         for (int64_t v = 0; v < kVocab; ++v)
           out(r, v) = logit(token_at(first_window + r / kContext, r % kContext),
                             {Phase::decode, static_cast<int32_t>(r % kContext), 0}, v, 1);
+    }
+    void logits(Matrix<const float> from, Matrix<float> logits) const override {
+      FakeModel(true).logits(from, logits);
     }
   };
   FakeModel model(true);

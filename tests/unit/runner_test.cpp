@@ -176,6 +176,42 @@ TEST_F(RunnerTest, TheResolvedExperimentOfACellIsThatCell) {
   }
 }
 
+TEST_F(RunnerTest, TransformsAreAnAxisThatTheFloatReferenceDoesNotFollow) {
+  // At 8 bits per channel RTN is nearly exact: the KL against the untransformed model stays near zero.
+  const std::vector<std::string> axis{
+      "methods=[{ quantizer = \"rtn\", bits = [8, 7], group = 4, transform = [[], [\"fold_norms\"], "
+      "[\"fold_norms\", \"rotate_hadamard\"]] }]"};
+  const RunOutcome outcome = run_experiment(spec(axis), options());
+  EXPECT_EQ(outcome.computed, 6);
+  ASSERT_THAT(outcome.results, SizeIs(6));
+  std::set<double> perplexities;
+  for (size_t i = 0; i < 6; ++i) {
+    const Result result = read_result(outcome.results[i]);
+    EXPECT_EQ(result.integers.at("order"), static_cast<int64_t>(i)) << "in the order of the sweep";
+    EXPECT_LT(result.scalars.at("kl_mean").value, 1e-2);
+    perplexities.insert(result.scalars.at("perplexity").value);
+    const Json row = Json::parse(result.texts.at("options"));
+    EXPECT_EQ(row.contains("transform"), i % 3 != 0);
+    EXPECT_EQ(result.provenance.contains("transform_logits_error"), i % 3 != 0);
+    if (i % 3 == 2) {
+      EXPECT_EQ(row["transform"], Json({"fold_norms", "rotate_hadamard"}));
+      EXPECT_LT(std::stod(result.provenance.at("transform_logits_error")), 1e-5);
+    }
+    const ExperimentSpec again =
+        read_experiment(ConfigTable::parse(result.provenance.at("resolved_toml"), "cell"), ".");
+    EXPECT_THAT(digests(again), ElementsAre(result.digest));
+  }
+  EXPECT_EQ(perplexities.size(), 6u) << "the weights that were quantized differ";
+  EXPECT_EQ(run_experiment(spec(axis), options()).reused, 6);
+}
+
+TEST_F(RunnerTest, TransformsAloneNeedCalibrationWindows) {
+  const std::string method = "methods=[{ quantizer = \"rtn\", transform = [\"fold_norms\"] }]";
+  EXPECT_NE(digests(spec({method})), digests(spec({method, "calibration.windows=3"})));
+  EXPECT_REFUSED(run_experiment(spec({method, "calibration.context=65"}), options("refused")),
+                 "context = 65");
+}
+
 TEST_F(RunnerTest, ADryRunLeavesNoTrace) {
   RunOptions dry = options();
   dry.dry_run = true;
@@ -200,6 +236,9 @@ TEST_F(RunnerTest, MistakesShowBeforeAnythingIsComputed) {
   EXPECT_THAT(refuse({"calibration.context=65"}), HasSubstr("context = 65: allowed is 2 to 64"));
   EXPECT_THAT(refuse({"methods.1.policy={ name = \"grinqh\", bits = 7, levels = [0, 4] }"}),
               HasSubstr("bits = 7"));
+  EXPECT_THAT(
+      refuse({"methods.0.transform=[\"rotate_hadamard\"]"}),
+      ::testing::AllOf(HasSubstr("transform 'rotate_hadamard'"), HasSubstr("norms still have weights")));
   EXPECT_THAT(refuse({"evaluations.0.context=64", "evaluations.0.text=other.txt", "calibration.context=64",
                       "calibration.text=short.txt"}),
               HasSubstr("short.txt"));

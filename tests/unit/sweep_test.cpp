@@ -96,6 +96,58 @@ TEST(Sweep, PoliciesByNameAndByTable) {
   EXPECT_TRUE(levels[0].calibrates());
 }
 
+TEST(Sweep, TransformsAreAnAxisToo) {
+  const std::vector<MethodSpec> methods = expand(
+      "quantizer = \"rtn\"\n"
+      "transform = [[], [\"fold_norms\"], [\"fold_norms\", { name = \"rotate_pca\", weighting = \"equal\" "
+      "}]]\n");
+  ASSERT_EQ(methods.size(), 3u);
+  EXPECT_TRUE(methods[0].transforms.empty());
+  ASSERT_EQ(methods[1].transforms.size(), 1u);
+  EXPECT_EQ(methods[1].transforms[0].name, "fold_norms");
+  EXPECT_EQ(methods[1].label, "transform=[fold_norms]");
+  ASSERT_EQ(methods[2].transforms.size(), 2u);
+  EXPECT_EQ(methods[2].transforms[1].options["weighting"], "equal");
+  const std::vector<MethodSpec> one =
+      expand("quantizer = \"rtn\"\ntransform = [\"fold_norms\", \"rotate_pca\"]\n");
+  ASSERT_EQ(one.size(), 1u);
+  EXPECT_EQ(one[0].transforms[1].options["weighting"], "energy") << "defaults are filled in";
+  EXPECT_TRUE(one[0].calibrates());
+}
+
+// A quantizer that rests on a transform with an option of its own.
+class Resting final : public Quantizer {
+ public:
+  struct Options {
+    std::string weighting = "equal";
+    template <class V>
+    void fields(V& v) {
+      v("weighting", weighting, "of its transform");
+    }
+  };
+  explicit Resting(Options options) : options_(std::move(options)) {}
+  std::vector<TransformChoice> transforms() const override {
+    return {{"fold_norms"}, {"rotate_pca", {{"weighting", {options_.weighting, "its option"}}}}};
+  }
+  std::unique_ptr<QuantizedLinear> quantize(const LinearTask& task) const override {
+    return Registry<Quantizer>::get().make("rtn")->quantize(task);
+  }
+
+ private:
+  Options options_;
+};
+
+TEST(Sweep, AQuantizersTransformsStandWhereTheMethodNamesNone) {
+  static const Register<Quantizer, Resting> once{"test_resting", "rests on transforms"};
+  const std::vector<MethodSpec> methods =
+      expand("quantizer = \"test_resting\"\nweighting = [\"equal\", \"energy\"]\n");
+  ASSERT_EQ(methods.size(), 2u);
+  ASSERT_EQ(methods[0].transforms.size(), 2u);
+  EXPECT_EQ(methods[0].transforms[1].options["weighting"], "equal");
+  EXPECT_EQ(methods[1].transforms[1].options["weighting"], "energy");
+  EXPECT_TRUE(expand("quantizer = \"test_resting\"\ntransform = []\n")[0].transforms.empty());
+}
+
 TEST(Sweep, MistakesNameLineKeyAndWhatIsAllowed) {
   EXPECT_REFUSED(expand("bits = 4\n"), "f.toml:1", "'quantizer' is missing");
   EXPECT_REFUSED(expand("quantizer = 4\n"), "f.toml:2", "quantizer = 4", "expected a name");
@@ -120,6 +172,14 @@ TEST(Sweep, MistakesNameLineKeyAndWhatIsAllowed) {
   EXPECT_REFUSED(expand("quantizer = \"grinqh\"\nlevels = [2, 0]\n"), "f.toml:3", "levels = [2,0]",
                  "ascending");
   EXPECT_REFUSED(expand("quantizer = \"grinqh\"\naxis = \"rows\"\n"), "f.toml:3", "'rows'", "input, output");
+  EXPECT_REFUSED(expand("quantizer = \"rtn\"\ntransform = \"fold_norms\"\n"), "f.toml:3",
+                 "transform = \"fold_norms\"", "a list of names");
+  EXPECT_REFUSED(expand("quantizer = \"rtn\"\ntransform = [3]\n"), "f.toml:3", "transform = 3",
+                 "a list of names");
+  EXPECT_REFUSED(expand("quantizer = \"rtn\"\ntransform = [\"fold_norm\"]\n"), "f.toml:3",
+                 "unknown transform 'fold_norm'", "did you mean 'fold_norms'?");
+  EXPECT_REFUSED(expand("quantizer = \"rtn\"\ntransform = [{ name = \"rotate_pca\", weighting = \"x\" }]\n"),
+                 "f.toml:3", "'x'", "energy, equal");
   EXPECT_REFUSED(expand("quantizer = \"grinqh\"\npolicy = 3\n"), "f.toml:3", "policy = 3", "a name");
   EXPECT_REFUSED(expand("quantizer = \"grinqh\"\npolicy = { bits = 3 }\n"), "f.toml:3", "a name");
   EXPECT_REFUSED(expand("quantizer = \"grinqh\"\npolicy = \"grinq\"\n"), "f.toml:3", "unknown policy 'grinq'",
