@@ -5,6 +5,7 @@
 
 #include "core/gemm.h"
 #include "core/parallel.h"
+#include "core/vector_math.h"
 #include "kernels/group_affine/layout.h"
 #include "quant/affine_grid.h"
 #include "quant/quantizer.h"
@@ -52,56 +53,56 @@ class Awq final : public Quantizer {
     const Matrix<const float> w = task.weight;
     const GroupAffineShape shape{w.rows, w.cols, options_.bits, options_.group, false};
     const AffineGridRule rule{options_.bits, false};
+    MatrixBuffer<float> shares(w.rows, shape.groups());  // of the group's largest |w| that is kept
+    std::fill_n(shares.data(), shares.size(), 1.0f);
+    const bool mixes_into_softmax = task.id.ends_with(".q_proj") || task.id.ends_with(".k_proj");
+    if (options_.clip && !mixes_into_softmax) search_shares(task, shape, shares);
+
+    const AffineGridRule rule{options_.bits, false};
+    MatrixBuffer<uint8_t> codes(w.rows, w.cols);
     MatrixBuffer<AffineGrid> grids(w.rows, shape.groups());
     parallel_for(w.rows, [&](int64_t row) {
-      for (int64_t g = 0; g < shape.groups(); ++g)
-        grids.row(row)[g] = rule.fit(shape.group_of(w.row_span(row), g), task.id);
-    });
-    const bool mixes_into_softmax = task.id.ends_with(".q_proj") || task.id.ends_with(".k_proj");
-    if (options_.clip && !mixes_into_softmax) clip(task, shape, rule, grids);
-    MatrixBuffer<uint8_t> codes(w.rows, w.cols);
-    parallel_for(w.rows, [&](int64_t row) {
-      for (int64_t i = 0; i < w.cols; ++i)
-        codes.row(row)[i] = rule.round(w(row, i), grids.row(row)[i / shape.group_size()]);
+      for (int64_t g = 0; g < shape.groups(); ++g) {
+        const std::vector<float> group = clamped(shape.group_of(w.row_span(row), g), shares.row(row)[g]);
+        grids.row(row)[g] = rule.fit(group, task.id);
+        uint8_t* code = codes.row(row) + g * shape.group_size();
+        for (const float weight : group) *code++ = rule.round(weight, grids.row(row)[g]);
+      }
     });
     return make_group_affine(shape, codes, grids);
   }
 
  private:
-  // For every group of every row the grid of weights clamped to [-m, m], m a share of the largest |w|, that
-  // leaves the least sum over sampled tokens of (x (w - w'))^2, x and w those of the group.
-  void clip(const LinearTask& task, const GroupAffineShape& shape, const AffineGridRule& rule,
-            MatrixBuffer<AffineGrid>& grids) const {
+  // For every group of every row the share of its largest |w| to which weights are clamped before rounding
+  // that leaves the least sum over sampled tokens of (x (w - w'))^2, x and w those of the group.
+  void search_shares(const LinearTask& task, const GroupAffineShape& shape, Matrix<float> shares) const {
+    const AffineGridRule rule{options_.bits, false};
     const std::span<const float> sampled = task.stats.at(kSampledInputs);
     const Matrix<const float> x(sampled.data(), static_cast<int64_t>(sampled.size()) / shape.in, shape.in);
+    const int steps = std::max(1, static_cast<int>(options_.max_shrink * options_.clip_grid));
     const int64_t row_tasks = (shape.out + kTaskRows - 1) / kTaskRows;
     parallel_for(row_tasks * shape.groups(), [&](int64_t index) {
       const int64_t g = index % shape.groups(), begin = g * shape.group_size();
       const int64_t end = std::min(begin + shape.group_size(), shape.in);
       const int64_t first = index / shape.groups() * kTaskRows;
       const int64_t rows = std::min(kTaskRows, shape.out - first);
-      const Matrix<const float> inputs = x.cols_between(begin, end);
       MatrixBuffer<float> error(rows, end - begin), output(rows, x.rows);
       std::vector<double> least(static_cast<size_t>(rows), HUGE_VAL);
-      std::vector<AffineGrid> tried(static_cast<size_t>(rows));
-      const int steps = std::max(1, static_cast<int>(options_.max_shrink * options_.clip_grid));
       for (int step = 0; step < steps; ++step) {
         const float share = 1.0f - static_cast<float>(step) / static_cast<float>(options_.clip_grid);
         for (int64_t r = 0; r < rows; ++r) {
           const std::span<const float> group = shape.group_of(task.weight.row_span(first + r), g);
-          tried[static_cast<size_t>(r)] = rule.fit(clamped(group, share), task.id);
-          const AffineGrid& grid = tried[static_cast<size_t>(r)];
+          const std::vector<float> kept = clamped(group, share);
+          const AffineGrid grid = rule.fit(kept, task.id);
           for (size_t i = 0; i < group.size(); ++i)
-            error.row(r)[i] = group[i] - rule.decode(rule.round(group[i], grid), grid);
+            error.row(r)[i] = group[i] - rule.decode(rule.round(kept[i], grid), grid);
         }
-        matmul_nt_serial(error, inputs, output);
+        matmul_nt_serial(error, x.cols_between(begin, end), output);
         for (int64_t r = 0; r < rows; ++r) {
-          double sum = 0;
-          for (const float value : output.view().row_span(r))
-            sum += static_cast<double>(value) * static_cast<double>(value);
+          const double sum = sum_of_squares(output.view().row_span(r));
           if (sum >= least[static_cast<size_t>(r)]) continue;
           least[static_cast<size_t>(r)] = sum;
-          grids.row(first + r)[g] = tried[static_cast<size_t>(r)];
+          shares(first + r, g) = share;
         }
       }
     });
