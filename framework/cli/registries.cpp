@@ -3,6 +3,7 @@
 #include "core/registry.h"
 #include "eval/evaluator.h"
 #include "model/architecture.h"
+#include "quant/gradient_collector.h"
 #include "quant/kernel_table.h"
 #include "quant/model_transform.h"
 #include "quant/precision_policy.h"
@@ -44,6 +45,7 @@ std::vector<Listed> list_registered() {
   add_registry<Evaluator>("evaluators", all);
   add_registry<Collector>("collectors", all);
   add_registry<DriftCollector>("collectors", all);
+  add_registry<GradientCollector>("collectors", all);
   for (const auto& [name, info] : layouts()) all.push_back({"layouts", name, info.summary, {}});
   for (const Kernel& kernel : kernels())
     all.push_back({"kernels",
@@ -60,6 +62,7 @@ void report_registration_conflicts() {
   report_conflicts<Evaluator>();
   report_conflicts<Collector>();
   report_conflicts<DriftCollector>();
+  report_conflicts<GradientCollector>();
 }
 
 }  // namespace grinqh
