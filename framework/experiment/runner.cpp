@@ -146,7 +146,7 @@ class Runner {
     const Transformer& transformer = subject(cell);
     const auto store = cache_.statistics(statistics_key(stage, transformer.model()));
     plan.store = store.get();
-    const auto gradient_store = cache_.statistics("gradients-" + statistics_key(stage));
+    const auto gradient_store = cache_.statistics("gradients-" + statistics_key(stage, transformer.model()));
     plan.gradient_store = gradient_store.get();
     const Stopwatch watch;
     CachedCalibration result;
