@@ -185,6 +185,49 @@ TEST_F(ClipSearch, LeavesQueriesAndKeysAlone) {
   EXPECT_TRUE(std::equal(unclipped.data(), unclipped.data() + unclipped.size(), nearest.data()));
 }
 
+TEST_F(ClipSearch, KeptScalesAreThoseOfTheLeastErrorOfTheLayersOutput) {
+  stats.values["mean_magnitude"] = mean_magnitudes(x);
+  const Settings keep{
+      {"bits", {3, ""}}, {"group", {16, ""}}, {"scales", {"keep", ""}}, {"clip", {false, ""}}};
+  const auto layer = Registry<Quantizer>::get().make("awq", keep)->quantize({"v_proj", w.view(), stats});
+  const double reached = output_error(x, w, layer->dequantize());
+  // Scaled by hand, every exponent.
+  double least = HUGE_VAL, without = 0;
+  for (int step = 0; step < 20; ++step) {
+    std::vector<double> s;
+    for (const float magnitude : stats.values["mean_magnitude"])
+      s.push_back(std::pow(static_cast<double>(magnitude), step / 20.0));
+    const auto [low, high] = std::ranges::minmax(s);
+    MatrixBuffer<float> scaled(kOut, kIn);
+    for (int64_t r = 0; r < kOut; ++r)
+      for (int64_t i = 0; i < kIn; ++i)
+        scaled.row(r)[i] =
+            static_cast<float>(w.row(r)[i] * s[static_cast<size_t>(i)] / std::sqrt(low * high));
+    const MatrixBuffer<float> rounded = Registry<Quantizer>::get()
+                                            .make("rtn", {{"bits", {3, ""}}, {"group", {16, ""}}})
+                                            ->quantize({"v_proj", scaled.view(), stats})
+                                            ->dequantize();
+    for (int64_t r = 0; r < kOut; ++r)
+      for (int64_t i = 0; i < kIn; ++i)
+        scaled.row(r)[i] =
+            static_cast<float>(rounded.row(r)[i] / s[static_cast<size_t>(i)] * std::sqrt(low * high));
+    const double error = output_error(x, w, scaled);
+    if (step == 0) without = error;
+    least = std::min(least, error);
+  }
+  EXPECT_NEAR(reached, least, 0.02 * least) << "up to column scales in float16";
+  EXPECT_LT(reached, 0.8 * without);
+  EXPECT_EQ(layer->attributes()["group"], 16);
+  // Clipping comes on top.
+  Settings both = keep;
+  both["clip"] = {true, ""};
+  EXPECT_LT(
+      output_error(
+          x, w,
+          Registry<Quantizer>::get().make("awq", both)->quantize({"v_proj", w.view(), stats})->dequantize()),
+      reached);
+}
+
 TEST(Awq, AsksForItsScalesAtItsOwnWidth) {
   const auto awq = Registry<Quantizer>::get().make("awq", {{"bits", {3, ""}}, {"group", {64, ""}}});
   const std::vector<TransformChoice> choices = awq->transforms();
@@ -192,7 +235,7 @@ TEST(Awq, AsksForItsScalesAtItsOwnWidth) {
   EXPECT_EQ(choices[0].name, "awq_scales");
   EXPECT_EQ(choices[0].settings.at("bits").value, 3);
   EXPECT_EQ(choices[0].settings.at("group").value, 64);
-  EXPECT_TRUE(Registry<Quantizer>::get().make("awq", {{"scale", {false, ""}}})->transforms().empty());
+  EXPECT_TRUE(Registry<Quantizer>::get().make("awq", {{"scales", {"keep", ""}}})->transforms().empty());
 }
 
 }  // namespace
