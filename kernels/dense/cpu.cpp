@@ -3,6 +3,6 @@
 namespace grinqh {
 namespace {
 const RegisterKernel kernel{
-    {"dense", Device::cpu, "level_gemm", "weights converted to float32", forward_by_levels}};
+    {"dense16", Device::cpu, "level_gemm", "weights converted to float32", forward_by_levels}};
 }
 }  // namespace grinqh

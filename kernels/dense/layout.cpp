@@ -51,13 +51,13 @@ std::unique_ptr<QuantizedLinear> DenseLinear::rebuild(const Buffers& buffers, co
   shape.in = attributes.at("in");
   const std::string dtype = attributes.at("dtype");
   if (dtype != to_string(DType::f16) && dtype != to_string(DType::bf16))
-    bad_input("dense layer: dtype '{}': allowed are F16 and BF16", dtype);
+    bad_input("dense16 layer: dtype '{}': allowed are F16 and BF16", dtype);
   shape.dtype = dtype == to_string(DType::f16) ? DType::f16 : DType::bf16;
   const auto found = buffers.find("weights");
-  if (found == buffers.end()) bad_input("dense layer: buffer 'weights' is missing");
+  if (found == buffers.end()) bad_input("dense16 layer: buffer 'weights' is missing");
   std::vector<uint16_t> weights(static_cast<size_t>(shape.in * shape.out));
   if (found->second.size() != weights.size() * sizeof(uint16_t))
-    bad_input("dense layer: buffers do not fit the attributes {}", attributes.dump());
+    bad_input("dense16 layer: buffers do not fit the attributes {}", attributes.dump());
   std::memcpy(weights.data(), found->second.data(), found->second.size());
   return std::make_unique<DenseLinear>(shape, std::move(weights));
 }
@@ -77,7 +77,7 @@ void DenseLinear::dequantize_rows(std::span<const Level> levels, int64_t begin, 
 }
 
 namespace {
-const RegisterLayout layout{"dense", "16-bit floats, channel-major: a channel is skipped or read exactly",
+const RegisterLayout layout{"dense16", "16-bit floats, channel-major: a channel is skipped or read exactly",
                             DenseLinear::rebuild};
 }
 

@@ -1,4 +1,4 @@
-// Layout "dense": 16-bit floats, channel-major, so that a channel that is not read is a contiguous saving.
+// Layout "dense16": 16-bit floats, channel-major, so that a channel that is not read is a contiguous saving.
 //
 //   weights   [in][out] float16 or bfloat16
 //
@@ -23,7 +23,7 @@ class DenseLinear final : public QuantizedLinear {
 
   int64_t in() const override { return shape_.in; }
   int64_t out() const override { return shape_.out; }
-  std::string_view layout() const override { return "dense"; }
+  std::string_view layout() const override { return "dense16"; }
   std::span<const Level> levels() const override;
   std::vector<NamedBuffer> buffers() const override;
   Json attributes() const override;

@@ -71,7 +71,7 @@ TEST_P(DenseLayout, BitsAreSixteenAWeightThatIsRead) {
 TEST_P(DenseLayout, RebuildsIdentically) {
   const Buffers saved = copy_buffers(*layer_);
   const Json attributes = Json::parse(layer_->attributes().dump());
-  const auto rebuilt = layouts().at("dense").rebuild(saved, attributes);
+  const auto rebuilt = layouts().at("dense16").rebuild(saved, attributes);
   EXPECT_EQ(copy_buffers(*rebuilt), saved);
   EXPECT_EQ(rebuilt->attributes(), attributes);
   const MatrixBuffer<float> w = rebuilt->dequantize();
@@ -84,11 +84,11 @@ TEST_P(DenseLayout, BuffersThatDoNotFitAreRefused) {
   Json attributes = layer_->attributes();
   Buffers saved = copy_buffers(*layer_);
   saved.at("weights").pop_back();
-  EXPECT_REFUSED(layouts().at("dense").rebuild(saved, attributes), "dense layer", "do not fit");
+  EXPECT_REFUSED(layouts().at("dense16").rebuild(saved, attributes), "dense16 layer", "do not fit");
   saved.clear();
-  EXPECT_REFUSED(layouts().at("dense").rebuild(saved, attributes), "dense layer", "'weights'");
+  EXPECT_REFUSED(layouts().at("dense16").rebuild(saved, attributes), "dense16 layer", "'weights'");
   attributes["dtype"] = "F32";
-  EXPECT_REFUSED(layouts().at("dense").rebuild(copy_buffers(*layer_), attributes), "'F32'", "F16 and BF16");
+  EXPECT_REFUSED(layouts().at("dense16").rebuild(copy_buffers(*layer_), attributes), "'F32'", "F16 and BF16");
 }
 
 INSTANTIATE_TEST_SUITE_P(Types, DenseLayout, ::testing::Values(DType::f16, DType::bf16),
