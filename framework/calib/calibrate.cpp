@@ -1,122 +1,22 @@
 #include "calib/calibrate.h"
 
 #include <algorithm>
-#include <cmath>
+#include <map>
+#include <optional>
 
+#include "calib/residual_stream.h"
 #include "core/progress.h"
-#include "core/registry.h"
 #include "core/text.h"
 
 namespace grinqh {
 
 namespace {
 
-constexpr int64_t kBatchTokens = 2048;
+using Sites = std::vector<std::vector<const LinearWeights*>>;
 
 bool covered(const CalibrationPlan& plan, const std::string& id) {
   return std::ranges::any_of(plan.layers,
                              [&](const std::string& pattern) { return glob_match(pattern, id); });
-}
-
-// Collectors of the inputs of one block, found by the first layer that sees them.
-class BlockCollectors {
- public:
-  BlockCollectors(const BlockWeights& block, const CollectorNames& names) {
-    for (const auto& layers : inputs_of(block)) {
-      Site& site = sites_.emplace_back();
-      site.layers = layers;
-      for (const std::string& name : names)
-        site.collectors.emplace(name, Registry<Collector>::get().make(name));
-    }
-  }
-
-  void observe(const LinearWeights& linear, Matrix<const float> x) {
-    for (Site& site : sites_)
-      if (site.layers.front() == &linear) {
-        site.tokens += x.rows;
-        for (auto& [name, collector] : site.collectors) collector->observe(x);
-      }
-  }
-
-  CalibrationStats finish() {
-    CalibrationStats stats;
-    for (Site& site : sites_) {
-      auto layer_stats = std::make_shared<LayerStats>();
-      layer_stats->tokens = site.tokens;
-      for (auto& [name, collector] : site.collectors) {
-        std::vector<float> values = collector->finish();
-        if (!std::ranges::all_of(values, [](float value) { return std::isfinite(value); }))
-          fail("{}: statistic '{}' is not finite", site.layers.front()->id, name);
-        layer_stats->values.emplace(name, std::move(values));
-      }
-      for (const LinearWeights* layer : site.layers) stats.insert_or_assign(layer->id, layer_stats);
-    }
-    return stats;
-  }
-
- private:
-  struct Site {
-    std::vector<const LinearWeights*> layers;
-    std::map<std::string, std::unique_ptr<Collector>, std::less<>> collectors;
-    int64_t tokens = 0;
-  };
-  std::vector<Site> sites_;
-};
-
-// The residual stream of all calibration tokens, advanced block by block. float32 [tokens, hidden].
-class ResidualStream {
- public:
-  ResidualStream(const Transformer& transformer, Matrix<const int32_t> windows)
-      : transformer_(transformer),
-        context_(windows.cols),
-        x_(windows.rows * windows.cols, transformer.hidden()) {
-    const int64_t step = std::max<int64_t>(1, kBatchTokens / windows.cols);
-    for (int64_t w = 0; w < windows.rows; w += step) {
-      const int64_t end = std::min(w + step, windows.rows);
-      batches_.push_back(Batch::of_windows(windows.rows_between(w, end), windows.cols));
-      const MatrixBuffer<float> embedded = transformer.embed(batches_.back());
-      std::copy_n(embedded.data(), embedded.size(), x_.row(w * context_));
-    }
-  }
-
-  int64_t tokens() const { return x_.rows(); }
-
-  // Runs a block over all windows; with `keep` its output replaces the stream.
-  void run(int64_t block, LinearExecutor& linears, bool keep, Progress& progress) {
-    int64_t row = 0;
-    for (const Batch& batch : batches_) {
-      const Matrix<float> rows = x_.view().rows_between(row, row + batch.rows());
-      row += batch.rows();
-      linears.begin_batch(batch.steps);
-      if (keep) {
-        transformer_.run_block(block, batch, rows, linears, nullptr);
-      } else {
-        MatrixBuffer<float> copy(rows.rows, rows.cols);
-        std::copy_n(rows.data, copy.size(), copy.data());
-        transformer_.run_block(block, batch, copy, linears, nullptr);
-      }
-      progress.advance(batch.rows());
-    }
-  }
-
- private:
-  const Transformer& transformer_;
-  int64_t context_;
-  MatrixBuffer<float> x_;
-  std::vector<Batch> batches_;
-};
-
-void quantize_block(const BlockWeights& block, const Quantizer& quantizer, const CalibrationPlan& plan,
-                    const CalibrationStats& stats, QuantizedModel& model) {
-  static const LayerStats kNothing;
-  for (const auto& layers : inputs_of(block))
-    for (const LinearWeights* layer : layers) {
-      if (!covered(plan, layer->id)) continue;
-      const auto found = stats.find(layer->id);
-      const MatrixBuffer<float> weight = to_float(layer->weight);
-      model.layers.emplace(layer->id, quantizer.quantize({layer->id, weight.view(),
-                                                          found == stats.end() ? kNothing : *found->second}));
-    }
 }
 
 // Moves the statistics that are kept over; layers that share an object go on sharing one.
@@ -135,40 +35,168 @@ void keep(const CalibrationStats& stats, const CollectorNames& names, Calibratio
   }
 }
 
-}  // namespace
-
-std::vector<std::vector<const LinearWeights*>> inputs_of(const BlockWeights& block) {
-  return {{&block.q, &block.k, &block.v}, {&block.o}, {&block.gate, &block.up}, {&block.down}};
+// Calls visit(task) for every covered layer of the sites.
+template <class Visit>
+void visit_layers(const Sites& sites, const CalibrationPlan& plan, const CalibrationStats& stats,
+                  const Visit& visit) {
+  static const LayerStats kNothing;
+  for (const auto& layers : sites)
+    for (const LinearWeights* layer : layers) {
+      if (!covered(plan, layer->id)) continue;
+      const auto found = stats.find(layer->id);
+      const MatrixBuffer<float> weight = to_float(layer->weight);
+      visit(LinearTask{layer->id, weight.view(), found == stats.end() ? kNothing : *found->second});
+    }
 }
 
-Calibrated calibrate_and_quantize(const Transformer& transformer, const Quantizer& quantizer,
+// Inputs of a block's layers for one batch, as the float model has them.
+using FloatInputs = std::map<const LinearWeights*, MatrixBuffer<float>>;
+
+// The walk over the blocks. The stream carries what blocks see; the float model's stream beside it is only
+// there if a statistic compares the two.
+class Walk {
+ public:
+  Walk(const Transformer& transformer, const CalibrationPlan& plan, int64_t passes)
+      : transformer_(transformer),
+        plan_(plan),
+        stream_(transformer, plan.windows),
+        progress_("calibrating", stream_.tokens() * transformer.blocks() * passes, "tokens") {}
+
+  // Statistics of the float model's block, from the store as far as it has them. The stream must be the float
+  // model's; it moves on if `advance`.
+  CalibrationStats float_statistics(int64_t block, const CollectorNames& names, bool advance) {
+    CalibrationStats stats = plan_.store ? plan_.store->load(block) : CalibrationStats{};
+    CollectorNames missing = names;
+    if (!stats.empty())
+      for (const auto& [name, values] : stats.begin()->second->values) missing.erase(name);
+    FloatLinears linears;
+    if (!missing.empty()) {
+      CalibrationStats collected = collect(block, linears, inputs_of(weights(block)), missing, advance);
+      if (plan_.store) plan_.store->save(block, collected);
+      add_statistics(collected, stats);
+    } else if (advance) {
+      run(block, linears);
+    }
+    return stats;
+  }
+
+  // Runs the block with `linears` and collects at the sites.
+  CalibrationStats collect(int64_t block, LinearExecutor& linears, const Sites& sites,
+                           const CollectorNames& names, bool advance) {
+    BlockCollectors collectors(sites, names);
+    const bool drift = collectors.needs_drift();
+    if (drift && !float_stream_) float_stream_.emplace(transformer_, plan_.windows);
+    for (size_t batch = 0; batch < stream_.batches(); ++batch) {
+      FloatInputs float_inputs;
+      if (drift) float_inputs = inputs_of_float_model(block, batch, collectors);
+      ObservedLinears observed(linears, [&](const LinearWeights& linear, Matrix<const float> x) {
+        collectors.observe(linear, x);
+        if (drift && collectors.watches(linear)) {
+          const auto x_float = float_inputs.find(&linear);
+          collectors.observe_drift(linear, x, x_float->second);
+        }
+      });
+      stream_.run(block, batch, observed,
+                  advance ? ResidualStream::Output::keep : ResidualStream::Output::discard);
+      progress_.advance(stream_.rows(batch));
+    }
+    return collectors.finish();
+  }
+
+  // Moves the stream on.
+  void run(int64_t block, LinearExecutor& linears) {
+    for (size_t batch = 0; batch < stream_.batches(); ++batch) {
+      stream_.run(block, batch, linears, ResidualStream::Output::keep);
+      progress_.advance(stream_.rows(batch));
+    }
+  }
+
+  // After the last use of a block.
+  void leave(int64_t block) {
+    if (!float_stream_) return;
+    FloatLinears linears;
+    for (size_t batch = 0; batch < float_stream_->batches(); ++batch)
+      float_stream_->run(block, batch, linears, ResidualStream::Output::keep);
+  }
+
+ private:
+  const BlockWeights& weights(int64_t block) const {
+    return transformer_.model().blocks[static_cast<size_t>(block)];
+  }
+
+  FloatInputs inputs_of_float_model(int64_t block, size_t batch, const BlockCollectors& collectors) {
+    FloatInputs inputs;
+    FloatLinears linears;
+    ObservedLinears observed(linears, [&](const LinearWeights& linear, Matrix<const float> x) {
+      if (!collectors.watches(linear)) return;
+      MatrixBuffer<float>& copy = inputs.try_emplace(&linear, x.rows, x.cols).first->second;
+      for (int64_t t = 0; t < x.rows; ++t) std::copy_n(x.row(t), x.cols, copy.row(t));
+    });
+    float_stream_->run(block, batch, observed, ResidualStream::Output::discard);
+    return inputs;
+  }
+
+  const Transformer& transformer_;
+  const CalibrationPlan& plan_;
+  ResidualStream stream_;
+  std::optional<ResidualStream> float_stream_;
+  Progress progress_;
+};
+
+void survey(const Transformer& transformer, Quantizer& quantizer, const CalibrationPlan& plan) {
+  const CollectorNames names = quantizer.survey_needs();
+  std::optional<Walk> walk;
+  if (!names.empty()) walk.emplace(transformer, plan, 1);
+  for (int64_t block = 0; block < transformer.blocks(); ++block) {
+    const CalibrationStats stats = walk ? walk->float_statistics(block, names, true) : CalibrationStats{};
+    visit_layers(inputs_of(transformer.model().blocks[static_cast<size_t>(block)]), plan, stats,
+                 [&](const LinearTask& task) { quantizer.survey(task); });
+  }
+  quantizer.allot();
+}
+
+}  // namespace
+
+Calibrated calibrate_and_quantize(const Transformer& transformer, Quantizer& quantizer,
                                   const CalibrationPlan& plan) {
+  if (quantizer.surveys()) survey(transformer, quantizer, plan);
   Calibrated result;
   const std::vector<BlockWeights>& blocks = transformer.model().blocks;
-  CollectorNames collectors = quantizer.needs();
-  collectors.insert(plan.kept.begin(), plan.kept.end());
-  if (collectors.empty()) {
-    for (const BlockWeights& block : blocks) quantize_block(block, quantizer, plan, {}, result.model);
+  const auto quantize = [&](const Sites& sites, const CalibrationStats& stats) {
+    visit_layers(sites, plan, stats, [&](const LinearTask& task) {
+      result.model.layers.emplace(task.id, quantizer.quantize(task));
+    });
+    keep(stats, plan.kept, result.stats);
+  };
+  CollectorNames names = quantizer.needs();
+  names.insert(plan.kept.begin(), plan.kept.end());
+  if (names.empty()) {
+    for (const BlockWeights& block : blocks) quantize(inputs_of(block), {});
     return result;
   }
 
-  ResidualStream stream(transformer, plan.windows);
   const bool propagate = plan.inputs == CalibrationInputs::quantized;
-  Progress progress("calibrating", stream.tokens() * transformer.blocks() * (propagate ? 2 : 1), "tokens");
+  const bool sequential = propagate && quantizer.sequential_in_block();
+  Walk walk(transformer, plan, sequential ? 5 : propagate ? 2 : 1);
   for (size_t i = 0; i < blocks.size(); ++i) {
     const auto block = static_cast<int64_t>(i);
-    BlockCollectors block_collectors(blocks[i], collectors);
-    FloatLinears linears;
-    ObservedLinears observed(
-        linears, [&](const LinearWeights& linear, Matrix<const float> x) { block_collectors.observe(linear, x); });
-    stream.run(block, observed, !propagate, progress);
-    CalibrationStats stats = block_collectors.finish();
-    quantize_block(blocks[i], quantizer, plan, stats, result.model);
-    keep(stats, plan.kept, result.stats);
+    const Sites sites = inputs_of(blocks[i]);
+    if (sequential) {
+      for (const auto& site : sites) {
+        QuantizedLinears so_far(result.model, nullptr);
+        quantize({site}, walk.collect(block, so_far, {site}, names, false));
+      }
+    } else if (!propagate || i == 0) {
+      quantize(sites, walk.float_statistics(block, names, !propagate));
+    } else {
+      FloatLinears linears;
+      quantize(sites, walk.collect(block, linears, sites, names, false));
+    }
     if (propagate) {
       QuantizedLinears quantized(result.model, nullptr);
-      stream.run(block, quantized, true, progress);
+      walk.run(block, quantized);
     }
+    walk.leave(block);
   }
   return result;
 }

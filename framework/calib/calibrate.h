@@ -2,10 +2,10 @@
 // layer's inputs, and quantizes on the way.
 #pragma once
 
-#include <map>
-#include <memory>
 #include <string>
+#include <vector>
 
+#include "calib/block_collectors.h"
 #include "model/model.h"
 #include "quant/quantized_model.h"
 #include "quant/quantizer.h"
@@ -18,27 +18,34 @@ enum class CalibrationInputs : uint8_t {
   floating    // ... of float blocks
 };
 
+// Statistics of the float model's blocks that are kept from one calibration to the next: they depend on the
+// model and the windows alone.
+class StatisticsStore {
+ public:
+  virtual ~StatisticsStore() = default;
+  // What is stored of the block; of every layer the same statistics, perhaps none.
+  virtual CalibrationStats load(int64_t block) const = 0;
+  // Adds to what is stored.
+  virtual void save(int64_t block, const CalibrationStats& stats) const = 0;
+};
+
 struct CalibrationPlan {
   Matrix<const int32_t> windows;  // [count, context]; not looked at if nothing is needed
   CalibrationInputs inputs = CalibrationInputs::quantized;
   // Statistics that the result holds on to, for policies; the quantizer's own are dropped block by block.
   CollectorNames kept;
   std::vector<std::string> layers = {"*"};  // patterns of the layers to quantize
+  const StatisticsStore* store = nullptr;   // of this model and these windows
 };
-
-// By layer id; layers that share an input share their statistics.
-using CalibrationStats = std::map<std::string, std::shared_ptr<const LayerStats>, std::less<>>;
 
 struct Calibrated {
   QuantizedModel model;
   CalibrationStats stats;
 };
 
-// Collects and quantizes; with nothing to collect no window is looked at. Errors name the layer.
-Calibrated calibrate_and_quantize(const Transformer& transformer, const Quantizer& quantizer,
+// Collects and quantizes; with nothing to collect no window is looked at. A quantizer that surveys sees the
+// float model first. Errors name the layer.
+Calibrated calibrate_and_quantize(const Transformer& transformer, Quantizer& quantizer,
                                   const CalibrationPlan& plan);
-
-// The seven linear layers of a block, grouped by the input they share.
-std::vector<std::vector<const LinearWeights*>> inputs_of(const BlockWeights& block);
 
 }  // namespace grinqh

@@ -71,6 +71,95 @@ class SecondMoment final : public Collector {
   int64_t tokens_ = 0;
 };
 
+// Mean of a function of |x| for every input channel. [in]
+template <class Accumulate>
+class ChannelMagnitude : public Collector {
+ public:
+  void observe(Matrix<const float> x) override {
+    values_.resize(static_cast<size_t>(x.cols));
+    parallel_for((x.cols + kTaskChannels - 1) / kTaskChannels, [&](int64_t task) {
+      const int64_t begin = task * kTaskChannels, end = std::min(begin + kTaskChannels, x.cols);
+      for (int64_t t = 0; t < x.rows; ++t)
+        for (int64_t i = begin; i < end; ++i)
+          Accumulate()(values_[static_cast<size_t>(i)], static_cast<double>(std::abs(x(t, i))));
+    });
+    tokens_ += x.rows;
+  }
+
+ protected:
+  std::vector<double> values_;
+  int64_t tokens_ = 0;
+};
+
+struct Sum {
+  void operator()(double& sum, double magnitude) const { sum += magnitude; }
+};
+struct Maximum {
+  void operator()(double& maximum, double magnitude) const { maximum = std::max(maximum, magnitude); }
+};
+
+class MeanMagnitude final : public ChannelMagnitude<Sum> {
+ public:
+  struct Options {
+    template <class V>
+    void fields(V&) {}
+  };
+  explicit MeanMagnitude(Options) {}
+  std::vector<float> finish() override {
+    std::vector<float> mean;
+    for (const double sum : values_) mean.push_back(static_cast<float>(sum / static_cast<double>(tokens_)));
+    return mean;
+  }
+};
+
+class MaxMagnitude final : public ChannelMagnitude<Maximum> {
+ public:
+  struct Options {
+    template <class V>
+    void fields(V&) {}
+  };
+  explicit MaxMagnitude(Options) {}
+  std::vector<float> finish() override { return {values_.begin(), values_.end()}; }
+};
+
+// E[(x_float - x) x^T]: how far the inputs have drifted from the float model's, seen from the inputs. [in,
+// in] (GPTAQ, 2504.02692)
+class InputDrift final : public DriftCollector {
+ public:
+  struct Options {
+    template <class V>
+    void fields(V&) {}
+  };
+  explicit InputDrift(Options) {}
+
+  void observe(Matrix<const float> x, Matrix<const float> x_float) override {
+    if (sum_.size() == 0) sum_ = MatrixBuffer<double>::zeroed(x.cols, x.cols);
+    MatrixBuffer<float> drift(x.rows, x.cols);
+    parallel_for(x.rows, [&](int64_t t) {
+      for (int64_t i = 0; i < x.cols; ++i) drift.row(t)[i] = x_float(t, i) - x(t, i);
+    });
+    add_cross_gram(drift, x, sum_);
+    tokens_ += x.rows;
+  }
+
+  std::vector<float> finish() override {
+    std::vector<float> mean(static_cast<size_t>(sum_.size()));
+    for (size_t i = 0; i < mean.size(); ++i)
+      mean[i] = static_cast<float>(sum_.data()[i] / static_cast<double>(tokens_));
+    sum_ = {};
+    return mean;
+  }
+
+ private:
+  MatrixBuffer<double> sum_;
+  int64_t tokens_ = 0;
+};
+
+const Register<Collector, MeanMagnitude> mean_magnitude{"mean_magnitude", "mean |x| of every input channel"};
+const Register<Collector, MaxMagnitude> max_magnitude{"max_magnitude", "largest |x| of every input channel"};
+const Register<DriftCollector, InputDrift> input_drift{
+    "input_drift", "mean of (x_float - x) x^T: how far inputs are from those of the float model"};
+
 const Register<Collector, MagnitudeHistogram> magnitude_histogram{
     "magnitude_histogram", "counts of |x| for every input channel, four bins an octave"};
 

@@ -163,13 +163,13 @@ int generate_text(const std::vector<std::string>& words) {
     plan.kept = Registry<PrecisionPolicy>::get().make(method.policy.name, method.policy.settings)->needs();
     plan.layers = method.layers;
     MatrixBuffer<int32_t> windows;
-    if (!method.needs().empty())
+    if (method.calibrates())
       windows = calibration_windows(request, transformer, tokenizer, kWindows,
                                     std::min(kContext, model.config.max_context));
     plan.windows = windows.view();
     const auto quantizer = Registry<Quantizer>::get().make(method.quantizer.name, method.quantizer.settings);
     calibrated = calibrate_and_quantize(transformer, *quantizer, plan);
-    policy = prepare_policy(method, model, calibrated);
+    policy = prepare_policy(method, transformer, calibrated, windows);
     MemoryStore values;
     plan_policy(*policy, method, transformer, calibrated.model,
                 {[&](int64_t count, int64_t context) {

@@ -41,6 +41,7 @@ std::vector<Listed> list_registered() {
   add_registry<PrecisionPolicy>("policies", all);
   add_registry<Evaluator>("evaluators", all);
   add_registry<Collector>("collectors", all);
+  add_registry<DriftCollector>("collectors", all);
   for (const auto& [name, info] : layouts()) all.push_back({"layouts", name, info.summary, {}});
   for (const Kernel& kernel : kernels())
     all.push_back({"kernels",
@@ -55,6 +56,7 @@ void report_registration_conflicts() {
   report_conflicts<PrecisionPolicy>();
   report_conflicts<Evaluator>();
   report_conflicts<Collector>();
+  report_conflicts<DriftCollector>();
 }
 
 }  // namespace grinqh

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <vector>
 
+#include "core/error.h"
 #include "core/ordered_product.h"
 #include "core/parallel.h"
 #include "core/rng.h"
@@ -94,18 +95,31 @@ void matmul_tn_serial(Matrix<const float> x, Matrix<const float> w, Matrix<float
               as_int(y.stride));
 }
 
-void add_gram(Matrix<const float> x, Matrix<double> sum) {
-  const int64_t tile = even_tile(x.cols, 256, 16);
-  const int64_t tiles = (x.cols + tile - 1) / tile;
+namespace {
+
+// sum += left^T right in float32 products of one batch, added in float64. Symmetric: only tiles on and above
+// the diagonal.
+void add_products(Matrix<const float> left, Matrix<const float> right, bool symmetric, Matrix<double> sum) {
+  const int64_t tile = even_tile(left.cols, 256, 16);
+  const int64_t tiles = (left.cols + tile - 1) / tile;
   parallel_for(tiles * tiles, [&](int64_t task) {
     const int64_t i0 = task / tiles * tile, j0 = task % tiles * tile;
-    if (j0 < i0) return;
-    const int64_t i1 = std::min(i0 + tile, x.cols), j1 = std::min(j0 + tile, x.cols);
+    if (symmetric && j0 < i0) return;
+    const int64_t i1 = std::min(i0 + tile, left.cols), j1 = std::min(j0 + tile, left.cols);
     MatrixBuffer<float> part(i1 - i0, j1 - j0);
-    matmul_tn_serial(x.cols_between(i0, i1), x.cols_between(j0, j1), part);
+    matmul_tn_serial(left.cols_between(i0, i1), right.cols_between(j0, j1), part);
     for (int64_t i = i0; i < i1; ++i)
       for (int64_t j = j0; j < j1; ++j) sum(i, j) += static_cast<double>(part.row(i - i0)[j - j0]);
   });
+}
+
+}  // namespace
+
+void add_gram(Matrix<const float> x, Matrix<double> sum) { add_products(x, x, true, sum); }
+
+void add_cross_gram(Matrix<const float> left, Matrix<const float> right, Matrix<double> sum) {
+  check(left.rows == right.rows && left.cols == right.cols, "add_cross_gram: shapes");
+  add_products(left, right, false, sum);
 }
 
 double time_blas_sgemm(int64_t tokens, int64_t in, int64_t out, int repetitions) {

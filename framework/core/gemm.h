@@ -32,6 +32,8 @@ void matmul_tn_serial(Matrix<const float> x, Matrix<const float> w, Matrix<float
 // sum += x^T x, accumulated in float64 from float32 products over at most a batch. x: [T, K]; sum: [K, K], of
 // which the upper triangle is kept.
 void add_gram(Matrix<const float> x, Matrix<double> sum);
+// sum += left^T right in the same way, all of it. left, right: [T, K].
+void add_cross_gram(Matrix<const float> left, Matrix<const float> right, Matrix<double> sum);
 
 // Seconds that OpenBLAS itself takes for y = x w^T on all threads(): the yardstick of `grinqh bench forward`.
 double time_blas_sgemm(int64_t tokens, int64_t in, int64_t out, int repetitions);

@@ -1,6 +1,7 @@
 #include "core/ordered_product.h"
 
 #include <algorithm>
+#include <vector>
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "core/ordered_product.cpp"
@@ -189,6 +190,86 @@ class Product {
   std::span<float* const> y_rows_;
 };
 
+// Rows with few terms each: a term costs a load of its weights, which for dense rows serves several rows at
+// once.
+class SparseProduct {
+ public:
+  SparseProduct(std::span<const SparseRow> x, Matrix<const float> w, std::span<float* const> y_rows)
+      : x_(x), w_(w), y_rows_(y_rows), next_(x.size(), 0), end_(x.size(), 0) {}
+
+  void add() {
+    HWY_ALIGN float panel[kDepth * kPanelFloats];
+    const int64_t full = kSparseVectors * static_cast<int64_t>(hn::Lanes(D()));
+    for (int64_t k = 0; k < w_.rows; k += kDepth) {
+      const int64_t depth = std::min(kDepth, w_.rows - k);
+      const bool packing_pays = find_terms(k + depth) > 2 * depth;
+      for (int64_t n = 0; n < w_.cols; n += full) {
+        const int64_t width = std::min(full, w_.cols - n);
+        if (width == full && !packing_pays) {
+          add_panel(w_.row(k) + n, w_.stride, k, n, full);
+          continue;
+        }
+        if (width < full) std::fill_n(panel, depth * full, 0.0f);
+        for (int64_t j = 0; j < depth; ++j) std::copy_n(w_.row(k + j) + n, width, panel + j * full);
+        add_panel(panel, full, k, n, width);
+      }
+      next_ = end_;
+    }
+  }
+
+ private:
+  static constexpr int64_t kSparseVectors = 8;
+  static constexpr int64_t kPanelFloats =
+      kSparseVectors * HWY_MAX_BYTES / static_cast<int64_t>(sizeof(float));
+
+  // Ends of the rows' terms below k; returns how many terms that are.
+  int64_t find_terms(int64_t k) {
+    int64_t terms = 0;
+    for (size_t r = 0; r < x_.size(); ++r) {
+      const auto rest = x_[r].channels.subspan(next_[r]);
+      end_[r] = next_[r] + static_cast<size_t>(std::ranges::lower_bound(rest, k) - rest.begin());
+      terms += static_cast<int64_t>(end_[r] - next_[r]);
+    }
+    return terms;
+  }
+
+  // All rows of y, outputs [n, n + width). panel: row j holds the weights of channel k + j.
+  void add_panel(const float* panel, int64_t stride, int64_t k, int64_t n, int64_t width) {
+    const D d;
+    const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+    HWY_ALIGN float narrow[kPanelFloats];
+    for (size_t r = 0; r < x_.size(); ++r) {
+      if (next_[r] == end_[r]) continue;
+      V sums[kSparseVectors];
+      for (int64_t v = 0; v < kSparseVectors; ++v) sums[v] = hn::Zero(d);
+      for (size_t j = next_[r]; j < end_[r]; ++j) {
+        const float* from = panel + (x_[r].channels[j] - k) * stride;
+        const V factor = hn::Set(d, x_[r].values[j]);
+        for (int64_t v = 0; v < kSparseVectors; ++v)
+          sums[v] = hn::MulAdd(factor, hn::LoadU(d, from + v * lanes), sums[v]);
+      }
+      float* to = y_rows_[r] + n;
+      if (width == kSparseVectors * lanes) {
+        for (int64_t v = 0; v < kSparseVectors; ++v)
+          hn::StoreU(hn::Add(hn::LoadU(d, to + v * lanes), sums[v]), d, to + v * lanes);
+      } else {
+        for (int64_t v = 0; v < kSparseVectors; ++v) hn::StoreU(sums[v], d, narrow + v * lanes);
+        for (int64_t i = 0; i < width; ++i) to[i] += narrow[i];
+      }
+    }
+  }
+
+  std::span<const SparseRow> x_;
+  Matrix<const float> w_;
+  std::span<float* const> y_rows_;
+  std::vector<size_t> next_, end_;  // of the terms of each row that the present sums take
+};
+
+void AddSparseProduct(std::span<const SparseRow> x, const Matrix<const float>& w,
+                      std::span<float* const> y_rows) {
+  SparseProduct(x, w, y_rows).add();
+}
+
 void AddOrderedProduct(const Matrix<const float>& x, const OrderedFactor& w, std::span<float* const> y_rows) {
   Product(x, w, y_rows).add();
 }
@@ -200,9 +281,15 @@ HWY_AFTER_NAMESPACE();
 namespace grinqh {
 
 HWY_EXPORT(AddOrderedProduct);
+HWY_EXPORT(AddSparseProduct);
 
 void add_ordered_product(Matrix<const float> x, const OrderedFactor& w, std::span<float* const> y_rows) {
   HWY_DYNAMIC_DISPATCH(AddOrderedProduct)(x, w, y_rows);
+}
+
+void add_ordered_product(std::span<const SparseRow> x, Matrix<const float> w,
+                         std::span<float* const> y_rows) {
+  HWY_DYNAMIC_DISPATCH(AddSparseProduct)(x, w, y_rows);
 }
 
 }  // namespace grinqh

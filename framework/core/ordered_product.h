@@ -26,4 +26,13 @@ struct OrderedFactor {
 // y += x w, on the calling thread. y_rows: a pointer to N elements for each row of x.
 void add_ordered_product(Matrix<const float> x, const OrderedFactor& w, std::span<float* const> y_rows);
 
+// A row of x by its terms that are not zero.
+struct SparseRow {
+  std::span<const int32_t> channels;  // ascending
+  const float* values;                // [channels.size()]
+};
+
+// The same bits as add_ordered_product, for rows most of whose terms are zero. w: [K, N].
+void add_ordered_product(std::span<const SparseRow> x, Matrix<const float> w, std::span<float* const> y_rows);
+
 }  // namespace grinqh

@@ -134,6 +134,27 @@ CalibrationStats read_stats(const hdf5::Group& from) {
   return stats;
 }
 
+// A file a block.
+class StoredStatistics final : public StatisticsStore {
+ public:
+  explicit StoredStatistics(std::string stem) : stem_(std::move(stem)) {}
+
+  CalibrationStats load(int64_t block) const override {
+    return read_artifact(path(block), [](hdf5::Group& root) { return read_stats(root); })
+        .value_or(CalibrationStats{});
+  }
+
+  void save(int64_t block, const CalibrationStats& stats) const override {
+    CalibrationStats all = load(block);
+    add_statistics(stats, all);
+    write_artifact(path(block), [&](hdf5::Group& root) { write_stats(all, root); });
+  }
+
+ private:
+  fs::path path(int64_t block) const { return fmt::format("{}-{}.h5", stem_, block); }
+  std::string stem_;
+};
+
 }  // namespace
 
 fs::path ArtifactCache::path(const std::string& stage, const std::string& key) const {
@@ -177,6 +198,10 @@ std::unique_ptr<ReferenceFeatures> ArtifactCache::features(const std::string& ke
   }
   if (!stored) fail("{}: cannot be read back", file.string());
   return std::make_unique<StoredFeatures>(std::move(**stored));
+}
+
+std::unique_ptr<StatisticsStore> ArtifactCache::statistics(const std::string& key) const {
+  return std::make_unique<StoredStatistics>((folder_ / ("statistics-" + key)).string());
 }
 
 std::optional<CachedCalibration> ArtifactCache::load_calibration(const std::string& key) const {

@@ -30,6 +30,9 @@ class ArtifactCache {
   std::unique_ptr<ReferenceFeatures> features(const std::string& key, const Transformer& transformer,
                                               const Windows& windows) const;
 
+  // Statistics of the float model's blocks, under the key of model and windows.
+  std::unique_ptr<StatisticsStore> statistics(const std::string& key) const;
+
   std::optional<CachedCalibration> load_calibration(const std::string& key) const;
   void save_calibration(const std::string& key, const CachedCalibration& calibration) const;
 

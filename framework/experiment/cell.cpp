@@ -16,7 +16,7 @@ namespace fs = std::filesystem;
 bool needs_calibration(const ExperimentSpec& spec) {
   return std::ranges::any_of(spec.methods, [](const MethodSpec& method) {
     const ValidationText validation = validation_of(method);
-    return !method.needs().empty() || (validation.windows > 0 && validation.text.empty());
+    return method.calibrates() || (validation.windows > 0 && validation.text.empty());
   });
 }
 
@@ -91,7 +91,7 @@ Json quantization_identity(const ExperimentSpec& spec, const ModelStage& stage, 
                 {"options", method.quantizer.options},
                 {"layers", method.layers},
                 {"seed", spec.seed}};
-  if (!method.needs().empty()) identity["calibration"] = stage.calibration_identity;
+  if (method.calibrates()) identity["calibration"] = stage.calibration_identity;
   return identity;
 }
 

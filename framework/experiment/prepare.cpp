@@ -1,14 +1,15 @@
 #include "experiment/prepare.h"
 
+#include "calib/block_trial.h"
 #include "core/registry.h"
 
 namespace grinqh {
 
-std::unique_ptr<PrecisionPolicy> prepare_policy(const MethodSpec& method, const Model& model,
-                                                const Calibrated& calibrated) {
+std::unique_ptr<PrecisionPolicy> prepare_policy(const MethodSpec& method, const Transformer& transformer,
+                                                const Calibrated& calibrated, Matrix<const int32_t> windows) {
   static const LayerStats kNothing;
   auto policy = Registry<PrecisionPolicy>::get().make(method.policy.name, method.policy.settings);
-  for (const BlockWeights& block : model.blocks)
+  for (const BlockWeights& block : transformer.model().blocks)
     for (const auto& layers : inputs_of(block))
       for (const LinearWeights* layer : layers) {
         const auto quantized = calibrated.model.layers.find(layer->id);
@@ -18,6 +19,8 @@ std::unique_ptr<PrecisionPolicy> prepare_policy(const MethodSpec& method, const 
         policy->prepare({layer->id, weight, stats == calibrated.stats.end() ? kNothing : *stats->second},
                         *quantized->second);
       }
+  policy->allot();
+  tune_on_blocks(transformer, calibrated.model, windows, *policy);
   return policy;
 }
 

@@ -11,9 +11,10 @@
 
 namespace grinqh {
 
-// The method's policy, prepared for every layer that was quantized.
-std::unique_ptr<PrecisionPolicy> prepare_policy(const MethodSpec& method, const Model& model,
-                                                const Calibrated& calibrated);
+// The method's policy, prepared for every layer that was quantized. windows: of the calibration, for a policy
+// that tunes or trains; not looked at otherwise.
+std::unique_ptr<PrecisionPolicy> prepare_policy(const MethodSpec& method, const Transformer& transformer,
+                                                const Calibrated& calibrated, Matrix<const int32_t> windows);
 
 // Exactly one method from what a user wrote on a command line: the keys of a [[methods]] table as on one
 // line, 'quantizer = "rtn", bits = 4', or on several without the commas; or the path of a .toml file with

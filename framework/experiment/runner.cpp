@@ -108,7 +108,8 @@ class Runner {
     plan.inputs = spec_.calibration.inputs;
     plan.kept = group.kept;
     plan.layers = cell.method->layers;
-    const bool calibrates = !group.kept.empty() || !quantizer->needs().empty();
+    const bool calibrates =
+        !group.kept.empty() || !quantizer->needs().empty() || !quantizer->survey_needs().empty();
     std::string key;
     MatrixBuffer<int32_t> windows;
     if (calibrates) {
@@ -120,12 +121,22 @@ class Runner {
       windows = calibration_windows(stage, spec_.calibration.windows, spec_.calibration.context);
       plan.windows = windows.view();
     }
+    const std::unique_ptr<StatisticsStore> store = cache_.statistics(statistics_key(stage));
+    plan.store = store.get();
     const Stopwatch watch;
     CachedCalibration result;
     result.calibrated = calibrate_and_quantize(stage.transformer, *quantizer, plan);
     result.seconds = watch.seconds();
     if (calibrates) cache_.save_calibration(key, result);
     return result;
+  }
+
+  // What the float model's statistics depend on.
+  static std::string statistics_key(const ModelStage& stage) {
+    Json identity = stage.calibration_identity;
+    identity.erase("inputs");
+    identity["model"] = stage.model.digest;
+    return digest_of(identity.dump());
   }
 
   MatrixBuffer<int32_t> calibration_windows(const ModelStage& stage, int64_t windows, int64_t context) const {
@@ -164,7 +175,10 @@ class Runner {
     const Stopwatch watch;
     std::unique_ptr<PrecisionPolicy> policy;
     try {
-      policy = prepare_policy(method, stage.model, calibrated);
+      MatrixBuffer<int32_t> windows;
+      if (method.calibrates())
+        windows = calibration_windows(stage, spec_.calibration.windows, spec_.calibration.context);
+      policy = prepare_policy(method, stage.transformer, calibrated, windows);
       plan(*policy, method, stage, calibrated.model);
     } catch (const BadInput&) {
       throw;

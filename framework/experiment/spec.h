@@ -25,7 +25,7 @@ struct MethodSpec {
   std::string label;  // what the user set, shortly: "bits=4 group=128"
   std::string where;  // the quantizer's place in the file, for messages
 
-  CollectorNames needs() const;  // of quantizer and policy
+  bool calibrates() const;  // whether quantizer or policy looks at calibration windows
 };
 
 struct CalibrationSpec {

@@ -161,10 +161,11 @@ std::vector<MethodSpec> expand_methods(const ConfigTable& table) {
   return methods;
 }
 
-CollectorNames MethodSpec::needs() const {
-  CollectorNames names = Registry<Quantizer>::get().make(quantizer.name, quantizer.settings)->needs();
-  names.merge(Registry<PrecisionPolicy>::get().make(policy.name, policy.settings)->needs());
-  return names;
+bool MethodSpec::calibrates() const {
+  const auto quantizes = Registry<Quantizer>::get().make(quantizer.name, quantizer.settings);
+  const auto reads = Registry<PrecisionPolicy>::get().make(policy.name, policy.settings);
+  return !quantizes->needs().empty() || !quantizes->survey_needs().empty() || !reads->needs().empty() ||
+         reads->tunes();
 }
 
 }  // namespace grinqh

@@ -17,6 +17,7 @@ constexpr int64_t kTileTokens = 256;
 constexpr int64_t kCompactTokens = 64;  // fewer tokens share a column list: their union stays small
 constexpr int64_t kTileOutputs = 1024;
 constexpr double kDenseShare = 0.6;  // above, gathering columns costs more than it saves
+constexpr double kSparseTerm = 2.0;  // cost of a term that is multiplied for one token alone
 
 int64_t tiles(int64_t count, int64_t tile) { return (count + tile - 1) / tile; }
 
@@ -140,16 +141,55 @@ class LevelStep {
 
   void add_tile(std::span<const int64_t> rows, int64_t n0, int64_t n1) const {
     std::vector<std::pair<std::span<const int64_t>, std::vector<int32_t>>> parts;
-    double share = 0;
+    double columns = 0, terms = 0;  // of all rows
     for (size_t begin = 0; begin < rows.size(); begin += kCompactTokens) {
       const auto part = rows.subspan(begin, std::min<size_t>(kCompactTokens, rows.size() - begin));
       parts.emplace_back(part, active_channels(part));
-      share += static_cast<double>(parts.back().second.size() * part.size());
+      columns += static_cast<double>(parts.back().second.size() * part.size());
+      terms += static_cast<double>(count_terms(part));
     }
-    share /= static_cast<double>(rows.size()) * static_cast<double>(args_.x.cols);
-    if (share > kDenseShare) return multiply(rows, {}, n0, n1);
+    const double size = static_cast<double>(rows.size()) * static_cast<double>(args_.x.cols);
+    const bool all = columns > kDenseShare * size;
+    if (kSparseTerm * terms < (all ? size : columns)) return multiply_sparse(rows, n0, n1);
+    if (all) return multiply(rows, {}, n0, n1);
     for (const auto& [part, active] : parts)
       if (!active.empty()) multiply(part, active, n0, n1);
+  }
+
+  int64_t count_terms(std::span<const int64_t> rows) const {
+    int64_t terms = 0;
+    for (const int64_t t : rows)
+      terms += std::ranges::count_if(args_.precision.levels.row_span(t),
+                                     [&](Level level) { return level >= level_; });
+    return terms;
+  }
+
+  // The same product token by token, each by its own channels.
+  void multiply_sparse(std::span<const int64_t> rows, int64_t n0, int64_t n1) const {
+    thread_local std::vector<int32_t> channels;
+    thread_local std::vector<float> values;
+    channels.clear();
+    values.clear();
+    std::vector<size_t> begins;
+    for (const int64_t t : rows) {
+      begins.push_back(channels.size());
+      const float* from = args_.x.row(t);
+      const Level* levels = args_.precision.levels.row(t);
+      for (int64_t i = 0; i < args_.x.cols; ++i)
+        if (levels[i] >= level_) {
+          channels.push_back(static_cast<int32_t>(i));
+          values.push_back(from[i]);
+        }
+    }
+    begins.push_back(channels.size());
+    std::vector<SparseRow> x;
+    std::vector<float*> y;
+    for (size_t r = 0; r < rows.size(); ++r) {
+      const std::span<const int32_t> all(channels);
+      x.push_back({all.subspan(begins[r], begins[r + 1] - begins[r]), values.data() + begins[r]});
+      y.push_back(args_.y.row(rows[r]) + n0);
+    }
+    add_ordered_product(x, delta_.cols_between(n0, n1), y);
   }
 
   // y[rows, n0:n1] += x[rows, active] (masked) delta[active, n0:n1]; no active channels listed: all.

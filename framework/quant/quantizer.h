@@ -32,6 +32,10 @@ class Quantizer {
   virtual void survey(const LinearTask& task) { (void)task; }
   virtual void allot() {}
 
+  // Layers of a block in the order q, k, v; o; gate, up; down, each group on statistics that see the block's
+  // earlier groups quantized; otherwise all on one pass with the block's own weights in float.
+  virtual bool sequential_in_block() const { return false; }
+
   // Const and without state: called from several threads. Errors say what is wrong with the layer.
   virtual std::unique_ptr<QuantizedLinear> quantize(const LinearTask& task) const = 0;
 };

@@ -37,4 +37,13 @@ class Collector {
   virtual std::vector<float> finish() = 0;
 };
 
+// The same for what compares a layer's inputs with those that the float model has for the same tokens.
+class DriftCollector {
+ public:
+  static constexpr std::string_view kind = "collector";
+  virtual ~DriftCollector() = default;
+  virtual void observe(Matrix<const float> x, Matrix<const float> x_float) = 0;  // [tokens, in] both
+  virtual std::vector<float> finish() = 0;
+};
+
 }  // namespace grinqh

@@ -72,7 +72,7 @@ TEST_F(Generate, QuantizedByOneMethod) {
   const MethodSpec method = read_single_method("quantizer = \"rtn\", bits = 2");
   const Calibrated calibrated = calibrate_and_quantize(
       transformer_, *Registry<Quantizer>::get().make(method.quantizer.name, method.quantizer.settings), {});
-  const auto policy = prepare_policy(method, model_, calibrated);
+  const auto policy = prepare_policy(method, transformer_, calibrated, {});
   QuantizedLinears linears(calibrated.model, policy.get());
   EXPECT_EQ(rtn.out, expected(linears));
   FloatLinears floating;

@@ -103,9 +103,9 @@ TEST_F(Artifacts, CalibrationKeepsQuantizedLayersValuesAndWhatLayersShare) {
   ASSERT_TRUE(loaded);
   EXPECT_EQ(loaded->seconds, 1.25);
   ASSERT_THAT(loaded->calibrated.stats, SizeIs(3));
-  for (const auto& [layer, stats] : saved.calibrated.stats) {
-    EXPECT_EQ(loaded->calibrated.stats.at(layer)->tokens, stats->tokens);
-    EXPECT_EQ(loaded->calibrated.stats.at(layer)->values, stats->values);
+  for (const auto& [id, stats] : saved.calibrated.stats) {
+    EXPECT_EQ(loaded->calibrated.stats.at(id)->tokens, stats->tokens);
+    EXPECT_EQ(loaded->calibrated.stats.at(id)->values, stats->values);
   }
   EXPECT_EQ(loaded->calibrated.stats.at("model.layers.0.self_attn.q_proj"),
             loaded->calibrated.stats.at("model.layers.0.self_attn.k_proj"))

@@ -144,7 +144,7 @@ class Asking final : public Quantizer {
 };
 
 TEST_F(Calibration, TheQuantizersStatisticsAreDroppedAndThePolicysKept) {
-  const Asking asking(*quantizer_);
+  Asking asking(*quantizer_);
   const Calibrated calibrated = calibrate_and_quantize(transformer_, asking, plan());
   EXPECT_EQ(asking.seen.size(), 7u * 8);
   for (const auto& [id, statistics] : asking.seen) EXPECT_EQ(statistics, 2u) << id;

@@ -61,6 +61,34 @@ TEST_P(OrderedProduct, OfTheTransposeIsTheSame) {
   EXPECT_TRUE(std::equal(y.data(), y.data() + y.size(), z.data()));
 }
 
+TEST_P(OrderedProduct, OfSparseRowsIsTheSame) {
+  for (const double share : {0.0, 0.01, 0.3, 1.0}) {
+    Rng rng(5);
+    MatrixBuffer<float> x = testing::random_matrix(x_.rows(), x_.cols(), 1);
+    std::vector<std::vector<int32_t>> channels(static_cast<size_t>(x.rows()));
+    std::vector<std::vector<float>> values(channels.size());
+    std::vector<SparseRow> rows;
+    for (size_t t = 0; t < channels.size(); ++t) {
+      for (int64_t k = 0; k < x.cols(); ++k) {
+        float& value = x.row(static_cast<int64_t>(t))[k];
+        if (rng.uniform() >= share) {
+          value = 0;
+        } else {
+          channels[t].push_back(static_cast<int32_t>(k));
+          values[t].push_back(value);
+        }
+      }
+      rows.push_back({channels[t], values[t].data()});
+    }
+    const MatrixBuffer<float> y = start(), z = start();
+    add(x, {w_}, y);
+    std::vector<float*> z_rows;
+    for (int64_t t = 0; t < z.rows(); ++t) z_rows.push_back(z.view().row(t));
+    add_ordered_product(rows, w_.view(), z_rows);
+    EXPECT_TRUE(std::equal(y.data(), y.data() + y.size(), z.data())) << share;
+  }
+}
+
 TEST_P(OrderedProduct, LeavingOutChannelsThatNoRowReadsChangesNoBit) {
   std::vector<int32_t> channels;
   Rng rng(4);

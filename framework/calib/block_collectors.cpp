@@ -1,0 +1,92 @@
+#include "calib/block_collectors.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/registry.h"
+
+namespace grinqh {
+
+std::vector<std::vector<const LinearWeights*>> inputs_of(const BlockWeights& block) {
+  return {{&block.q, &block.k, &block.v}, {&block.o}, {&block.gate, &block.up}, {&block.down}};
+}
+
+void add_statistics(const CalibrationStats& more, CalibrationStats& stats) {
+  std::map<const LayerStats*, std::shared_ptr<const LayerStats>> merged;
+  for (const auto& [id, values] : more) {
+    std::shared_ptr<const LayerStats>& joint = merged[values.get()];
+    if (!joint) {
+      const auto present = stats.find(id);
+      auto copy = std::make_shared<LayerStats>(present == stats.end() ? LayerStats{} : *present->second);
+      copy->tokens = values->tokens;
+      copy->values.insert(values->values.begin(), values->values.end());
+      joint = std::move(copy);
+    }
+    stats.insert_or_assign(id, joint);
+  }
+}
+
+BlockCollectors::BlockCollectors(const std::vector<std::vector<const LinearWeights*>>& sites,
+                                 const CollectorNames& names) {
+  if (names.empty()) return;
+  for (const auto& layers : sites) {
+    Site& site = sites_.emplace_back();
+    site.layers = layers;
+    for (const std::string& name : names) {
+      if (Registry<DriftCollector>::get().contains(name))
+        site.drift_collectors.emplace(name, Registry<DriftCollector>::get().make(name));
+      else
+        site.collectors.emplace(name, Registry<Collector>::get().make(name));
+    }
+  }
+}
+
+bool BlockCollectors::needs_drift() const {
+  return std::ranges::any_of(sites_, [](const Site& site) { return !site.drift_collectors.empty(); });
+}
+
+BlockCollectors::Site* BlockCollectors::find(const LinearWeights& linear) {
+  const auto site = std::ranges::find(sites_, &linear, [](const Site& each) { return each.layers.front(); });
+  return site == sites_.end() ? nullptr : &*site;
+}
+
+bool BlockCollectors::watches(const LinearWeights& linear) const {
+  return std::ranges::any_of(sites_, [&](const Site& site) { return site.layers.front() == &linear; });
+}
+
+void BlockCollectors::observe(const LinearWeights& linear, Matrix<const float> x) {
+  Site* site = find(linear);
+  if (!site) return;
+  // A histogram or a maximum could swallow them.
+  for (int64_t t = 0; t < x.rows; ++t)
+    if (!std::ranges::all_of(x.row_span(t), [](float value) { return std::isfinite(value); }))
+      fail("{}: an input is not finite on the calibration text", linear.id);
+  site->tokens += x.rows;
+  for (auto& [name, collector] : site->collectors) collector->observe(x);
+}
+
+void BlockCollectors::observe_drift(const LinearWeights& linear, Matrix<const float> x,
+                                    Matrix<const float> x_float) {
+  Site* site = find(linear);
+  if (!site) return;
+  for (auto& [name, collector] : site->drift_collectors) collector->observe(x, x_float);
+}
+
+CalibrationStats BlockCollectors::finish() {
+  CalibrationStats stats;
+  for (Site& site : sites_) {
+    auto layer_stats = std::make_shared<LayerStats>();
+    layer_stats->tokens = site.tokens;
+    const auto add = [&](const std::string& name, std::vector<float> values) {
+      if (!std::ranges::all_of(values, [](float value) { return std::isfinite(value); }))
+        fail("{}: statistic '{}' is not finite", site.layers.front()->id, name);
+      layer_stats->values.emplace(name, std::move(values));
+    };
+    for (auto& [name, collector] : site.collectors) add(name, collector->finish());
+    for (auto& [name, collector] : site.drift_collectors) add(name, collector->finish());
+    for (const LinearWeights* layer : site.layers) stats.insert_or_assign(layer->id, layer_stats);
+  }
+  return stats;
+}
+
+}  // namespace grinqh
