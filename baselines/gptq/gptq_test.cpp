@@ -8,6 +8,7 @@
 #include "core/registry.h"
 #include "core/rng.h"
 #include "kernels/group_affine/layout.h"
+#include "numbers.h"
 #include "quant/quantizer.h"
 
 namespace grinqh {
@@ -158,6 +159,163 @@ TEST(Gptq, AnInputThatIsAlwaysZeroDoesNotMatter) {
   const auto gptq = Registry<Quantizer>::get().make("gptq", settings({{"bits", 4}, {"group", 8}}));
   const MatrixBuffer<float> found = gptq->quantize(problem.task())->dequantize();
   for (int64_t row = 0; row < 8; ++row) EXPECT_EQ(found.row(row)[5], 0.0f);
+}
+
+TEST(Gptq, ClipSearchLosesLess) {
+  const Problem problem(32, 64, 11);
+  const auto loss = [&](bool mse) {
+    const auto gptq =
+        Registry<Quantizer>::get().make("gptq", settings({{"bits", 2}, {"group", 32}, {"mse", mse}}));
+    return problem.loss(gptq->quantize(problem.task())->dequantize());
+  };
+  EXPECT_LT(loss(true), loss(false));
+}
+
+TEST(Gptq, NotesTheDampingThatHeldIfItWasNotEnough) {
+  Problem problem(4, 8, 13);
+  std::map<std::string, double> notes;
+  LinearTask task = problem.task();
+  task.notes = &notes;
+  const auto gptq = Registry<Quantizer>::get().make("gptq", settings({{"damping", 1e-4}}));
+  (void)gptq->quantize(task);
+  EXPECT_TRUE(notes.empty());
+  // Two inputs that are one but for a difference that no float32 statistics could hold.
+  for (const size_t i : {size_t{0}, size_t{9}}) problem.stats.values["second_moment"][i] = 1.0f;
+  for (const size_t i : {size_t{1}, size_t{8}}) problem.stats.values["second_moment"][i] = 1.01f;
+  (void)gptq->quantize(task);
+  ASSERT_EQ(notes.size(), 1u);
+  EXPECT_GT(notes.at("damping"), 1e-4);
+  EXPECT_LE(notes.at("damping"), 1.0);
+}
+
+// Inputs of a quantized model beside those of the float model, [tokens, in].
+struct Drifted {
+  static constexpr int64_t kTokens = 300;
+  MatrixBuffer<float> weight, quantized_inputs, float_inputs;
+  LayerStats stats;
+
+  Drifted(int64_t out, int64_t in, uint64_t seed)
+      : weight(out, in), quantized_inputs(kTokens, in), float_inputs(kTokens, in) {
+    Rng rng(seed);
+    for (int64_t i = 0; i < weight.size(); ++i) weight.data()[i] = static_cast<float>(rng.normal());
+    for (int64_t t = 0; t < kTokens; ++t) {
+      const double shared = rng.normal();
+      for (int64_t i = 0; i < in; ++i) {
+        const double x = rng.normal() + shared;
+        float_inputs.row(t)[i] = static_cast<float>(x);
+        quantized_inputs.row(t)[i] = static_cast<float>(0.9 * x - 0.1 * shared + 0.2 * rng.normal());
+      }
+    }
+    stats.tokens = kTokens;
+    std::vector<float>&h = stats.values["second_moment"], &drift = stats.values["input_drift"];
+    for (int64_t i = 0; i < in; ++i)
+      for (int64_t j = 0; j < in; ++j) {
+        double moment = 0, product = 0;
+        for (int64_t t = 0; t < kTokens; ++t) {
+          const double x = quantized_inputs.row(t)[j];
+          moment += quantized_inputs.row(t)[i] * x / kTokens;
+          product += (float_inputs.row(t)[i] - quantized_inputs.row(t)[i]) * x / kTokens;
+        }
+        h.push_back(static_cast<float>(moment));
+        drift.push_back(static_cast<float>(product));
+      }
+  }
+
+  MatrixBuffer<float> quantize(const Settings& options) const {
+    return Registry<Quantizer>::get()
+        .make("gptq", options)
+        ->quantize({"layer", weight.view(), stats})
+        ->dequantize();
+  }
+
+  // ||Q X - W X_float||^2 over the tokens.
+  double loss(const MatrixBuffer<float>& q) const {
+    double sum = 0;
+    for (int64_t t = 0; t < kTokens; ++t)
+      for (int64_t row = 0; row < weight.rows(); ++row) {
+        double y = 0;
+        for (int64_t i = 0; i < weight.cols(); ++i)
+          y += static_cast<double>(q.row(row)[i]) * quantized_inputs.row(t)[i] -
+               static_cast<double>(weight.row(row)[i]) * float_inputs.row(t)[i];
+        sum += y * y;
+      }
+    return sum;
+  }
+};
+
+TEST(Gptaq, LosesLessOfTheFloatOutput) {
+  const Drifted problem(24, 48, 15);
+  for (const bool act_order : {false, true})
+    for (const int bits : {3, 4}) {
+      Settings options = settings({{"bits", bits}, {"group", 0}, {"act_order", act_order}});
+      const double plain = problem.loss(problem.quantize(options));
+      options["gptaq"] = {true, "test"};
+      const double quarter = problem.loss(problem.quantize(options));
+      EXPECT_LT(quarter, 0.97 * plain) << bits;
+      options["alpha"] = {1.0, "test"};
+      EXPECT_LT(problem.loss(problem.quantize(options)), quarter) << bits;
+      options["alpha"] = {0.0, "test"};
+      EXPECT_EQ(problem.loss(problem.quantize(options)), plain) << bits;
+    }
+}
+
+TEST(Gptaq, DoesNotDependOnTheBlockSize) {
+  const Drifted problem(16, 40, 17);
+  Settings options = settings({{"bits", 4}, {"group", 0}, {"gptaq", true}, {"alpha", 1.0}});
+  const MatrixBuffer<float> whole = problem.quantize(options);
+  for (const int block : {1, 7, 16}) {
+    options["block"] = {block, "test"};
+    const MatrixBuffer<float> found = problem.quantize(options);
+    int64_t different = 0;
+    for (int64_t i = 0; i < found.size(); ++i) different += found.data()[i] != whole.data()[i];
+    EXPECT_LE(different, found.size() / 100) << block;
+  }
+}
+
+// With each column the remaining ones change by what minimizes ||D X_rest - w dx||^2 + damping, found by
+// normal equations on the remaining inputs instead of Cholesky factors; rounding is left out at 8 bits.
+TEST(Gptaq, GainsAreTheLeastSquaresOfEachColumnsDrift) {
+  constexpr int64_t kIn = 12;
+  const Drifted problem(6, kIn, 19);
+  const std::vector<float>& h = problem.stats.values.at("second_moment");
+  const std::vector<float>& drift = problem.stats.values.at("input_drift");
+  double mean = 0;
+  for (size_t i = 0; i < kIn; ++i) mean += h[i * kIn + i] / static_cast<double>(kIn);
+  MatrixBuffer<float> expected(6, kIn);
+  for (int64_t row = 0; row < 6; ++row) {
+    std::vector<double> w(problem.weight.row(row), problem.weight.row(row) + kIn);
+    for (size_t q = 0; q + 1 < kIn; ++q) {
+      const size_t rest = kIn - q - 1;
+      Doubles left(rest, std::vector<double>(rest));
+      for (size_t i = 0; i < rest; ++i)
+        for (size_t j = 0; j < rest; ++j)
+          left[i][j] = h[(q + 1 + i) * kIn + q + 1 + j] + (i == j ? 0.01 * mean : 0.0);
+      const Doubles solve = inverse(left);
+      for (size_t j = 0; j < rest; ++j)
+        for (size_t i = 0; i < rest; ++i) w[q + 1 + j] += w[q] * drift[q * kIn + q + 1 + i] * solve[i][j];
+    }
+    for (size_t i = 0; i < kIn; ++i) expected.row(row)[i] = static_cast<float>(w[i]);
+  }
+  const MatrixBuffer<float> found =
+      problem.quantize(settings({{"bits", 8}, {"group", 1}, {"gptaq", true}, {"alpha", 1.0}, {"block", 1}}));
+  EXPECT_LT(testing::relative_error(found, expected), 2e-3);
+  EXPECT_GT(testing::relative_error(found, problem.weight), 0.03);
+}
+
+TEST(Gptq, AsksForABlocksLayersInOrderOnlyIfTrueSequential) {
+  for (const bool asked : {false, true})
+    EXPECT_EQ(Registry<Quantizer>::get()
+                  .make("gptq", settings({{"true_sequential", asked}}))
+                  ->sequential_in_block(),
+              asked);
+}
+
+TEST(Gptaq, NeedsTheDriftOnlyIfAsked) {
+  const auto needs = [](bool gptaq) {
+    return Registry<Quantizer>::get().make("gptq", settings({{"gptaq", gptaq}}))->needs();
+  };
+  EXPECT_EQ(needs(false), CollectorNames{"second_moment"});
+  EXPECT_EQ(needs(true), (CollectorNames{"input_drift", "second_moment"}));
 }
 
 TEST(Gptq, RefusesActOrderWithMovingGroups) {

@@ -12,11 +12,13 @@ class Rtn final : public Quantizer {
     int bits = 4;
     int64_t group = 128;
     bool symmetric = false;
+    ClipSearch clip;
     template <class V>
     void fields(V& v) {
       v("bits", bits, Range{2, 8}, "width of a code");
       v("group", group, Range{0, 1 << 20}, "consecutive inputs that share a scale; 0: per output channel");
       v("symmetric", symmetric, "no zero points: the range is centred on zero");
+      clip.fields(v);
     }
   };
 
@@ -25,7 +27,7 @@ class Rtn final : public Quantizer {
   std::unique_ptr<QuantizedLinear> quantize(const LinearTask& task) const override {
     const Matrix<const float> w = task.weight;
     const GroupAffineShape shape{w.rows, w.cols, options_.bits, options_.group, options_.symmetric};
-    const AffineGridRule rule{options_.bits, options_.symmetric};
+    const AffineGridRule rule{options_.bits, options_.symmetric, options_.clip};
     MatrixBuffer<uint8_t> codes(w.rows, w.cols);
     MatrixBuffer<AffineGrid> grids(w.rows, shape.groups());
     parallel_for(w.rows, [&](int64_t row) {

@@ -110,6 +110,16 @@ TEST(Rtn, SmallerGroupsHaveSmallerErrors) {
   }
 }
 
+TEST(Rtn, ClipSearchLowersTheErrorThatItSums) {
+  const MatrixBuffer<float> weight = testing::random_matrix(16, 1024, 4);
+  for (const int bits : {2, 3, 4}) {
+    Settings clipped = options(bits, 128);
+    clipped.insert({{"mse", {true, "test"}}, {"mse_norm", {2.0, "test"}}});
+    EXPECT_LT(testing::relative_error(quantize(weight, clipped)->dequantize(), weight),
+              testing::relative_error(quantize(weight, options(bits, 128))->dequantize(), weight));
+  }
+}
+
 TEST(Rtn, BitsByHand) {
   const MatrixBuffer<float> weight = testing::random_matrix(10, 300, 3);
   // Groups of 128: 3 a row. 4 bits a weight, a float16 scale and 4 bits of zero point a group, rows of zeros

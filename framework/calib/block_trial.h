@@ -7,7 +7,7 @@
 namespace grinqh {
 
 // Windows that trials run on: enough to rank decisions, few enough to try hundreds.
-inline constexpr int64_t kTrialWindows = 4;
+inline constexpr int64_t kTrialWindows = 2;
 
 // Calls policy.tune() for every block, first to last, if the policy tunes. A block sees the float model's
 // inputs; every token counts as decoded. windows: [count, context], of which the first kTrialWindows are

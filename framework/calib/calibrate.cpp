@@ -4,6 +4,7 @@
 #include <map>
 #include <optional>
 
+#include "calib/gradients.h"
 #include "calib/residual_stream.h"
 #include "core/progress.h"
 #include "core/text.h"
@@ -19,20 +20,42 @@ bool covered(const CalibrationPlan& plan, const std::string& id) {
                              [&](const std::string& pattern) { return glob_match(pattern, id); });
 }
 
-// Moves the statistics that are kept over; layers that share an object go on sharing one.
+using Selected = std::map<const LayerStats*, std::shared_ptr<const LayerStats>>;
+
+// The named statistics of an object, itself if that is all it has; null if it has none of them.
+std::shared_ptr<const LayerStats> select(const std::shared_ptr<const LayerStats>& all,
+                                         const CollectorNames& names, Selected& known) {
+  if (const auto found = known.find(all.get()); found != known.end()) return found->second;
+  auto selected = std::make_shared<LayerStats>();
+  selected->tokens = all->tokens;
+  for (const auto& [name, values] : all->values)
+    if (names.contains(name)) selected->values.emplace(name, values);
+  for (const auto& part : all->parts)
+    if (auto some = select(part, names, known)) selected->parts.push_back(std::move(some));
+  const bool none = selected->values.empty() && selected->parts.empty();
+  const bool whole = selected->values.size() == all->values.size() && selected->parts == all->parts;
+  return known[all.get()] = none ? nullptr : whole ? all : std::move(selected);
+}
+
+// Holds on to the statistics that are kept; layers that share an object go on sharing one.
 void keep(const CalibrationStats& stats, const CollectorNames& names, CalibrationStats& kept) {
-  if (names.empty()) return;
-  std::map<const LayerStats*, std::shared_ptr<const LayerStats>> copies;
-  for (const auto& [layer, all] : stats) {
-    std::shared_ptr<const LayerStats>& copy = copies[all.get()];
-    if (!copy) {
-      auto selected = std::make_shared<LayerStats>();
-      selected->tokens = all->tokens;
-      for (const std::string& name : names) selected->values.emplace(name, all->values.at(name));
-      copy = std::move(selected);
-    }
-    kept.insert_or_assign(layer, copy);
-  }
+  Selected known;
+  for (const auto& [layer, all] : stats)
+    if (auto selected = select(all, names, known)) kept.insert_or_assign(layer, std::move(selected));
+}
+
+// Of the float model, whatever the blocks are to see.
+CalibrationStats gradients_for(const Transformer& transformer, const Quantizer& quantizer,
+                               const CalibrationPlan& plan) {
+  CollectorNames names = quantizer.needs();
+  names.merge(quantizer.survey_needs());
+  names.insert(plan.kept.begin(), plan.kept.end());
+  std::erase_if(names, [](const std::string& name) { return !is_gradient_statistic(name); });
+  if (names.empty()) return {};
+  const int64_t count = std::min(plan.windows.rows, plan.gradient_windows);
+  const int64_t context = std::min(plan.windows.cols, plan.gradient_context);
+  return stored_gradients(transformer, plan.windows.rows_between(0, count).cols_between(0, context), names,
+                          plan.layers, plan.gradient_store);
 }
 
 // Calls visit(task) for every covered layer of the sites.
@@ -143,14 +166,17 @@ class Walk {
   Progress progress_;
 };
 
-void survey(const Transformer& transformer, Quantizer& quantizer, const CalibrationPlan& plan) {
-  const CollectorNames names = quantizer.survey_needs();
+void survey(const Transformer& transformer, Quantizer& quantizer, const CalibrationPlan& plan,
+            const CalibrationStats& gradients) {
+  CollectorNames names = quantizer.survey_needs();
+  std::erase_if(names, is_gradient_statistic);
   std::optional<Walk> walk;
   if (!names.empty()) walk.emplace(transformer, plan, 1);
   for (int64_t block = 0; block < transformer.blocks(); ++block) {
-    const CalibrationStats stats = walk ? walk->float_statistics(block, names, true) : CalibrationStats{};
-    visit_layers(inputs_of(transformer.model().blocks[static_cast<size_t>(block)]), plan, stats,
-                 [&](const LinearTask& task) { quantizer.survey(task); });
+    CalibrationStats stats = walk ? walk->float_statistics(block, names, true) : CalibrationStats{};
+    const Sites sites = inputs_of(transformer.model().blocks[static_cast<size_t>(block)]);
+    add_gradients(sites, gradients, stats);
+    visit_layers(sites, plan, stats, [&](const LinearTask& task) { quantizer.survey(task); });
   }
   quantizer.allot();
 }
@@ -159,10 +185,12 @@ void survey(const Transformer& transformer, Quantizer& quantizer, const Calibrat
 
 Calibrated calibrate_and_quantize(const Transformer& transformer, Quantizer& quantizer,
                                   const CalibrationPlan& plan) {
-  if (quantizer.surveys()) survey(transformer, quantizer, plan);
+  const CalibrationStats gradients = gradients_for(transformer, quantizer, plan);
+  if (quantizer.surveys()) survey(transformer, quantizer, plan, gradients);
   Calibrated result;
   const std::vector<BlockWeights>& blocks = transformer.model().blocks;
-  const auto quantize = [&](const Sites& sites, const CalibrationStats& stats) {
+  const auto quantize = [&](const Sites& sites, CalibrationStats stats) {
+    add_gradients(sites, gradients, stats);
     visit_layers(sites, plan, stats, [&](const LinearTask& task) {
       result.model.layers.emplace(task.id, quantizer.quantize(task));
     });
@@ -170,6 +198,7 @@ Calibrated calibrate_and_quantize(const Transformer& transformer, Quantizer& qua
   };
   CollectorNames names = quantizer.needs();
   names.insert(plan.kept.begin(), plan.kept.end());
+  std::erase_if(names, is_gradient_statistic);
   if (names.empty()) {
     for (const BlockWeights& block : blocks) quantize(inputs_of(block), {});
     return result;

@@ -31,11 +31,14 @@ class StatisticsStore {
 
 struct CalibrationPlan {
   Matrix<const int32_t> windows;  // [count, context]; not looked at if nothing is needed
+  // Statistics of gradients are of the heads of the first windows alone, where there are more or longer ones.
+  int64_t gradient_windows = 100, gradient_context = 512;
   CalibrationInputs inputs = CalibrationInputs::quantized;
   // Statistics that the result holds on to, for policies; the quantizer's own are dropped block by block.
   CollectorNames kept;
-  std::vector<std::string> layers = {"*"};  // patterns of the layers to quantize
-  const StatisticsStore* store = nullptr;   // of this model and these windows
+  std::vector<std::string> layers = {"*"};          // patterns of the layers to quantize
+  const StatisticsStore* store = nullptr;           // of this model and these windows
+  const StatisticsStore* gradient_store = nullptr;  // the same for statistics of gradients
 };
 
 struct Calibrated {

@@ -38,6 +38,38 @@ class MagnitudeHistogram final : public Collector {
   std::vector<uint32_t> counts_;
 };
 
+// Sums of x over the bins of its magnitude, over tokens: E[x 1(|x| in bin)]. [in, kBins]
+class SignedHistogram final : public Collector {
+ public:
+  struct Options {
+    template <class V>
+    void fields(V&) {}
+  };
+  explicit SignedHistogram(Options) {}
+
+  void observe(Matrix<const float> x) override {
+    sums_.resize(static_cast<size_t>(x.cols) * LogHistogram::kBins);
+    parallel_for((x.cols + kTaskChannels - 1) / kTaskChannels, [&](int64_t task) {
+      const int64_t begin = task * kTaskChannels, end = std::min(begin + kTaskChannels, x.cols);
+      for (int64_t t = 0; t < x.rows; ++t)
+        for (int64_t i = begin; i < end; ++i)
+          sums_[static_cast<size_t>(i * LogHistogram::kBins + LogHistogram::bin(std::abs(x(t, i))))] +=
+              static_cast<double>(x(t, i));
+    });
+    tokens_ += x.rows;
+  }
+
+  std::vector<float> finish() override {
+    std::vector<float> means;
+    for (const double sum : sums_) means.push_back(static_cast<float>(sum / static_cast<double>(tokens_)));
+    return means;
+  }
+
+ private:
+  std::vector<double> sums_;
+  int64_t tokens_ = 0;
+};
+
 // H = sum of x x^T / tokens. [in, in], both halves filled.
 class SecondMoment final : public Collector {
  public:
@@ -162,6 +194,9 @@ const Register<DriftCollector, InputDrift> input_drift{
 
 const Register<Collector, MagnitudeHistogram> magnitude_histogram{
     "magnitude_histogram", "counts of |x| for every input channel, four bins an octave"};
+
+const Register<Collector, SignedHistogram> signed_histogram{
+    "signed_histogram", "mean of x where |x| is in each bin, for every input channel"};
 
 const Register<Collector, SecondMoment> second_moment{
     "second_moment", "mean of x x^T over the tokens: the Hessian of the layer's squared output error"};

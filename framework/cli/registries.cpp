@@ -3,6 +3,7 @@
 #include "core/registry.h"
 #include "eval/evaluator.h"
 #include "model/architecture.h"
+#include "quant/gradient_collector.h"
 #include "quant/kernel_table.h"
 #include "quant/precision_policy.h"
 #include "quant/quantizer.h"
@@ -42,6 +43,7 @@ std::vector<Listed> list_registered() {
   add_registry<Evaluator>("evaluators", all);
   add_registry<Collector>("collectors", all);
   add_registry<DriftCollector>("collectors", all);
+  add_registry<GradientCollector>("collectors", all);
   for (const auto& [name, info] : layouts()) all.push_back({"layouts", name, info.summary, {}});
   for (const Kernel& kernel : kernels())
     all.push_back({"kernels",
@@ -57,6 +59,7 @@ void report_registration_conflicts() {
   report_conflicts<Evaluator>();
   report_conflicts<Collector>();
   report_conflicts<DriftCollector>();
+  report_conflicts<GradientCollector>();
 }
 
 }  // namespace grinqh

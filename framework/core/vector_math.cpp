@@ -128,6 +128,24 @@ void SiluMultiply(const float* gate, const float* up, float* out, size_t n) {
       [] {});
 }
 
+// silu(g) = g s with s = sigmoid(g); its derivative is s (1 + g (1 - s)).
+void SiluMultiplyBackward(float* gate, float* up, const float* gradient, size_t n) {
+  const D d;
+  const V one = hn::Set(d, 1.0f);
+  for_blocks(
+      n,
+      [&](size_t i, size_t count) {
+        const V g = load_part(d, gate + i, count, 0.0f);
+        const V u = load_part(d, up + i, count, 0.0f);
+        const V out = load_part(d, gradient + i, count, 0.0f);
+        const V sigmoid = hn::Div(one, hn::Add(one, hn::Exp(d, hn::Neg(g))));
+        const V slope = hn::Mul(sigmoid, hn::MulAdd(g, hn::Sub(one, sigmoid), one));
+        store_part(d, hn::Mul(hn::Mul(out, u), slope), gate + i, count);
+        store_part(d, hn::Mul(out, hn::Mul(g, sigmoid)), up + i, count);
+      },
+      [] {});
+}
+
 double SumOfSquares(const float* x, size_t n) {
   const D d;
   V sum = hn::Zero(d);
@@ -156,6 +174,7 @@ HWY_EXPORT(Maximum);
 HWY_EXPORT(LogSumExp);
 HWY_EXPORT(ExpectedDifference);
 HWY_EXPORT(SiluMultiply);
+HWY_EXPORT(SiluMultiplyBackward);
 HWY_EXPORT(SumOfSquares);
 
 double exp_shifted(std::span<float> x, float shift) {
@@ -168,6 +187,9 @@ double expected_difference(std::span<const float> p, std::span<const float> q, f
 }
 void silu_multiply(std::span<const float> gate, std::span<const float> up, std::span<float> out) {
   HWY_DYNAMIC_DISPATCH(SiluMultiply)(gate.data(), up.data(), out.data(), out.size());
+}
+void silu_multiply_backward(std::span<float> gate, std::span<float> up, std::span<const float> gradient) {
+  HWY_DYNAMIC_DISPATCH(SiluMultiplyBackward)(gate.data(), up.data(), gradient.data(), gate.size());
 }
 double sum_of_squares(std::span<const float> x) {
   return HWY_DYNAMIC_DISPATCH(SumOfSquares)(x.data(), x.size());

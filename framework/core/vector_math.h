@@ -22,6 +22,9 @@ double expected_difference(std::span<const float> p, std::span<const float> q, f
 // out[i] = silu(gate[i]) * up[i]; out may be gate or up.
 void silu_multiply(std::span<const float> gate, std::span<const float> up, std::span<float> out);
 
+// Turns gate and up into the loss's gradients in them, given its gradient in silu(gate) * up.
+void silu_multiply_backward(std::span<float> gate, std::span<float> up, std::span<const float> gradient);
+
 double sum_of_squares(std::span<const float> x);
 
 }  // namespace grinqh

@@ -103,12 +103,28 @@ QuantizedModel read_layers(const hdf5::Group& from) {
   return model;
 }
 
-// Layers that share an input share one object: it is written once, with the names of all.
+// The objects that hold a layer's statistics, its parts without parts of their own.
+void find_holders(const LayerStats& stats, std::vector<const LayerStats*>& holders) {
+  if (!stats.values.empty() || stats.parts.empty()) holders.push_back(&stats);
+  for (const auto& part : stats.parts) find_holders(*part, holders);
+}
+
+// A group an object: one that several layers share is written once, with the names of all.
 void write_stats(const CalibrationStats& stats, hdf5::Group& to) {
-  std::map<const LayerStats*, std::vector<std::string>> sites;
-  for (const auto& [layer, values] : stats) sites[values.get()].push_back(layer);
-  for (const auto& [site, layers] : sites) {
-    hdf5::Group group = to.create_group(layers.front());
+  std::vector<std::pair<const LayerStats*, std::vector<std::string>>> sites;
+  std::map<const LayerStats*, size_t> places;  // in `sites`
+  for (const auto& [layer, all] : stats) {
+    std::vector<const LayerStats*> holders;
+    find_holders(*all, holders);
+    for (const LayerStats* holder : holders) {
+      const auto [place, added] = places.emplace(holder, sites.size());
+      if (added) sites.push_back({holder, {}});
+      sites[place->second].second.push_back(layer);
+    }
+  }
+  for (size_t i = 0; i < sites.size(); ++i) {
+    const auto& [site, layers] = sites[i];
+    hdf5::Group group = to.create_group(fmt::format("{:06}", i));
     group.set("tokens", site->tokens);
     group.set("layers", join(layers, "\n"));
     for (const auto& [name, values] : site->values)
@@ -117,7 +133,7 @@ void write_stats(const CalibrationStats& stats, hdf5::Group& to) {
 }
 
 CalibrationStats read_stats(const hdf5::Group& from) {
-  CalibrationStats stats;
+  std::map<std::string, std::vector<std::shared_ptr<const LayerStats>>> parts;  // by layer
   for (const std::string& name : from.children()) {
     const hdf5::Group group = from.group(name);
     auto site = std::make_shared<LayerStats>();
@@ -127,9 +143,16 @@ CalibrationStats read_stats(const hdf5::Group& from) {
     const std::string layers = group.text("layers");
     for (size_t begin = 0; begin < layers.size();) {
       const size_t end = std::min(layers.find('\n', begin), layers.size());
-      stats.insert_or_assign(layers.substr(begin, end - begin), site);
+      parts[layers.substr(begin, end - begin)].push_back(site);
       begin = end + 1;
     }
+  }
+  CalibrationStats stats;
+  for (auto& [layer, all] : parts) {
+    auto joined = std::make_shared<LayerStats>();
+    joined->tokens = all.front()->tokens;
+    joined->parts = std::move(all);
+    stats.emplace(layer, joined->parts.size() == 1 ? joined->parts.front() : joined);
   }
   return stats;
 }

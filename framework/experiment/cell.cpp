@@ -54,7 +54,9 @@ ModelStage::ModelStage(const ExperimentSpec& spec, const fs::path& folder)
               calibration.context, model.config.max_context);
   calibration_identity = {{"windows", calibration.windows},
                           {"context", calibration.context},
-                          {"inputs", to_string(calibration.inputs)}};
+                          {"inputs", to_string(calibration.inputs)},
+                          {"gradient_windows", calibration.gradient_windows},
+                          {"gradient_context", calibration.gradient_context}};
   if (calibration.text == "self") {
     calibration_identity["text"] = "self";
     calibration_identity["seed"] = spec.seed;
@@ -152,7 +154,9 @@ std::string cell_toml(const ExperimentSpec& spec, const Cell& cell) {
                    {{"text", calibration.text},
                     {"windows", calibration.windows},
                     {"context", calibration.context},
-                    {"inputs", to_string(calibration.inputs)}}},
+                    {"inputs", to_string(calibration.inputs)},
+                    {"gradient_windows", calibration.gradient_windows},
+                    {"gradient_context", calibration.gradient_context}}},
                   {"methods", Json::array({method})},
                   {"evaluations", Json::array({evaluate})}});
 }

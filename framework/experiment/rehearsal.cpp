@@ -2,6 +2,7 @@
 
 #include "core/registry.h"
 #include "core/rng.h"
+#include "quant/gradient_collector.h"
 #include "quant/precision_policy.h"
 #include "quant/quantizer.h"
 
@@ -16,7 +17,7 @@ MatrixBuffer<float> random_matrix(int64_t rows, int64_t cols, uint64_t seed) {
   return matrix;
 }
 
-LayerStats random_statistics(const CollectorNames& names, int64_t in) {
+LayerStats random_statistics(const CollectorNames& names, int64_t out, int64_t in) {
   constexpr int64_t kTokens = 256;
   const MatrixBuffer<float> x = random_matrix(kTokens, in, 1), x_float = random_matrix(kTokens, in, 3);
   LayerStats stats;
@@ -25,6 +26,11 @@ LayerStats random_statistics(const CollectorNames& names, int64_t in) {
     if (Registry<DriftCollector>::get().contains(name)) {
       const auto collector = Registry<DriftCollector>::get().make(name);
       collector->observe(x, x_float);
+      return collector->finish();
+    }
+    if (Registry<GradientCollector>::get().contains(name)) {
+      const auto collector = Registry<GradientCollector>::get().make(name);
+      collector->observe(x, random_matrix(kTokens, out, 4));
       return collector->finish();
     }
     const auto collector = Registry<Collector>::get().make(name);
@@ -44,7 +50,7 @@ void rehearse(const MethodSpec& method) {
   CollectorNames names = quantizer->needs();
   names.merge(quantizer->survey_needs());
   names.merge(policy->needs());
-  const LayerStats stats = random_statistics(names, kIn);
+  const LayerStats stats = random_statistics(names, kOut, kIn);
   const MatrixBuffer<float> weight = random_matrix(kOut, kIn, 2);
   const LinearTask task{"a random layer", weight, stats};
   try {

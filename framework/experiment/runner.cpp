@@ -106,6 +106,8 @@ class Runner {
         Registry<Quantizer>::get().make(cell.method->quantizer.name, cell.method->quantizer.settings);
     CalibrationPlan plan;
     plan.inputs = spec_.calibration.inputs;
+    plan.gradient_windows = spec_.calibration.gradient_windows;
+    plan.gradient_context = spec_.calibration.gradient_context;
     plan.kept = group.kept;
     plan.layers = cell.method->layers;
     const bool calibrates =
@@ -123,6 +125,8 @@ class Runner {
     }
     const std::unique_ptr<StatisticsStore> store = cache_.statistics(statistics_key(stage));
     plan.store = store.get();
+    const auto gradient_store = cache_.statistics("gradients-" + statistics_key(stage));
+    plan.gradient_store = gradient_store.get();
     const Stopwatch watch;
     CachedCalibration result;
     result.calibrated = calibrate_and_quantize(stage.transformer, *quantizer, plan);

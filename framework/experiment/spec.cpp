@@ -39,7 +39,7 @@ struct TopLevel {
 
 struct CalibrationKeys {
   std::string text = "self", inputs = "quantized";
-  int64_t windows = 128, context = 1024;
+  int64_t windows = 128, context = 1024, gradient_windows = 100, gradient_context = 512;
   template <class V>
   void fields(V& v) {
     v("text", text, "a text file, or self: text drawn from the model");
@@ -47,6 +47,9 @@ struct CalibrationKeys {
     v("context", context, Range{2, kMaxTokens}, "tokens of a window");
     v("inputs", inputs, OneOf{{"quantized", "float"}},
       "what a block sees: output of quantized or float earlier blocks");
+    v("gradient_windows", gradient_windows, Range{1, kMaxTokens},
+      "at most so many of the windows, from the first on, for statistics of gradients");
+    v("gradient_context", gradient_context, Range{2, kMaxTokens}, "at most so many tokens of each of them");
   }
 };
 
@@ -87,8 +90,12 @@ std::pair<Settings, Settings> split_settings(const ConfigTable& table, const std
 
 CalibrationSpec read_calibration(const ConfigTable& table, const fs::path& folder) {
   const auto keys = read_options<CalibrationKeys>(table.settings(), "[calibration]");
-  CalibrationSpec spec{keys.text, keys.windows, keys.context,
-                       keys.inputs == "float" ? CalibrationInputs::floating : CalibrationInputs::quantized};
+  CalibrationSpec spec{keys.text,
+                       keys.windows,
+                       keys.context,
+                       keys.inputs == "float" ? CalibrationInputs::floating : CalibrationInputs::quantized,
+                       keys.gradient_windows,
+                       keys.gradient_context};
   if (spec.text != "self") spec.text = find_path(table.at("text"), "text", folder).string();
   return spec;
 }

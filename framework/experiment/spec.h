@@ -33,6 +33,8 @@ struct CalibrationSpec {
   int64_t windows = 128;
   int64_t context = 1024;
   CalibrationInputs inputs = CalibrationInputs::quantized;
+  int64_t gradient_windows = 100;  // statistics of gradients are of this many of the windows,
+  int64_t gradient_context = 512;  // cut to so many tokens
 };
 
 enum class EvaluationPhase : uint8_t { prefill, decode, continuation };

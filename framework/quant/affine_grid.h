@@ -6,6 +6,8 @@
 #include <span>
 #include <string>
 
+#include "core/options.h"
+
 namespace grinqh {
 
 struct AffineGrid {
@@ -13,15 +15,39 @@ struct AffineGrid {
   uint8_t zero;
 };
 
+// Whether and how a group's range is shrunk for the least sum of |weight - decoded|^norm. The options of
+// every method that fits its grids so.
+struct ClipSearch {
+  bool mse = false;
+  int grid = 100;
+  double max_shrink = 0.8;
+  double norm = 2.4;
+
+  template <class V>
+  void fields(V& v) {
+    v("mse", mse, "shrink each group's range to where its rounding error is least");
+    v("mse_grid", grid, Range{1, 10000}, "ranges are tried in steps of 1 / mse_grid of the full one");
+    v("mse_max_shrink", max_shrink, Range{0, 1}, "ranges are shrunk by less than this share");
+    v("mse_norm", norm, Range{0.1, 10}, "power of the absolute error that is summed");
+  }
+};
+
 struct AffineGridRule {
   int bits;
   bool symmetric;
+  ClipSearch clip = {};
 
   int top_code() const { return (1 << bits) - 1; }
-  // The grid of a group's range. BadInput naming the layer if the scale does not fit into float16.
+  // The grid of a group's range, or of the best share of it. BadInput naming the layer if the scale does not
+  // fit into float16.
   AffineGrid fit(std::span<const float> group, const std::string& layer) const;
   uint8_t round(float value, const AffineGrid& grid) const;
   float decode(uint8_t code, const AffineGrid& grid) const;
+
+ private:
+  AffineGrid of_range(float low, float high, const std::string& layer) const;
+  // Sum over the group of |weight - decoded|^norm; some number above `enough` if it is above that.
+  double error(std::span<const float> group, const AffineGrid& grid, double enough) const;
 };
 
 }  // namespace grinqh

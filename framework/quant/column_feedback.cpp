@@ -22,6 +22,8 @@ void round_slice(Matrix<const float> weight, int64_t begin, int64_t end, Matrix<
     for (int64_t i = 0; i < in; ++i) current.row(i)[r] = weight(begin + r, i);
   MatrixBuffer<float> block(in, rows);
   std::copy_n(current.data(), current.size(), block.data());
+  const Matrix<const float> drift = options.drift;
+  MatrixBuffer<float> weights(drift.empty() ? 0 : options.block, rows);  // of the block, before rounding
 
   for (int64_t first = 0; first < in; first += options.block) {
     const int64_t last = std::min(first + options.block, in);
@@ -29,6 +31,15 @@ void round_slice(Matrix<const float> weight, int64_t begin, int64_t end, Matrix<
       const std::span<float> error(errors.row(i - first), static_cast<size_t>(rows));
       round({i, begin, block.view(), current.view()}, error);
       for (float& e : error) e /= upper(i, i);
+      if (!drift.empty()) {
+        float* weight_column = weights.row(i - first);
+        std::copy_n(current.row(i), rows, weight_column);
+        for (int64_t j = i + 1; j < last; ++j) {
+          const float share = drift(i, j);
+          float* to = current.row(j);
+          for (int64_t r = 0; r < rows; ++r) to[r] += weight_column[r] * share;
+        }
+      }
       for (int64_t j = i; j < last; ++j) {
         const float share = upper(i, j);
         float* to = current.row(j);
@@ -40,15 +51,33 @@ void round_slice(Matrix<const float> weight, int64_t begin, int64_t end, Matrix<
     const Matrix<float> rest = current.view().rows_between(last, in);
     matmul_tn_serial(upper.rows_between(first, last).cols_between(last, in),
                      errors.view().rows_between(0, last - first), rest, -1.0f, Output::add);
+    if (!drift.empty())
+      matmul_tn_serial(drift.rows_between(first, last).cols_between(last, in),
+                       weights.view().rows_between(0, last - first), rest, 1.0f, Output::add);
     std::copy_n(rest.data, rest.rows * rows, block.row(last));
   }
 }
 
 }  // namespace
 
+MatrixBuffer<float> drift_feedback(Matrix<const float> input_drift, const InverseFactor& factor,
+                                   double alpha) {
+  const int64_t in = factor.upper.rows();
+  check(input_drift.rows == in && input_drift.cols == in, "a drift of the layer's inputs");
+  MatrixBuffer<float> response(in, in), feedback(in, in);
+  matmul_nt(input_drift, factor.upper.view(), response.view());
+  for (int64_t i = 0; i < in; ++i)
+    for (int64_t j = 0; j < in; ++j)
+      response.row(i)[j] = j > i ? static_cast<float>(alpha) * response.row(i)[j] : 0.0f;
+  matmul_nn(response.view(), factor.upper.view(), feedback.view());
+  return feedback;
+}
+
 void round_with_feedback(Matrix<const float> weight, const InverseFactor& factor,
                          const FeedbackOptions& options, const RoundColumn& round) {
   check(factor.upper.rows() == weight.cols, "a factor of the layer's inputs");
+  check(options.drift.empty() || (options.drift.rows == weight.cols && options.drift.cols == weight.cols),
+        "drift feedback of the layer's inputs");
   parallel_for((weight.rows + kSliceRows - 1) / kSliceRows, [&](int64_t slice) {
     const int64_t begin = slice * kSliceRows;
     round_slice(weight, begin, std::min(begin + kSliceRows, weight.rows), factor.upper.view(), options,

@@ -26,7 +26,16 @@ using RoundColumn = std::function<void(const ColumnStep& step, std::span<float> 
 
 struct FeedbackOptions {
   int64_t block = 128;  // columns whose feedback to later columns is applied together
+  // [in, in], strictly upper, in the order of the columns: what later columns gain for a column's weight,
+  // rounding aside. Empty: nothing.
+  Matrix<const float> drift = {};
 };
+
+// What later columns must gain so that the layer on the inputs x of the quantized model gives what it gave
+// on the float model's: alpha strict_upper(A U^T) U, A = E[(x_float - x) x^T] (Li et al., GPTAQ, 2504.02692).
+// A and the factor in the order of the columns.
+MatrixBuffer<float> drift_feedback(Matrix<const float> input_drift, const InverseFactor& factor,
+                                   double alpha);
 
 // weight: [out, in]. factor: of the inputs' second moments, in the order of the columns.
 void round_with_feedback(Matrix<const float> weight, const InverseFactor& factor,

@@ -26,19 +26,21 @@ MagnitudeDistribution distribution(std::span<const float> histogram, int64_t cha
 }  // namespace
 
 MatrixBuffer<double> level_errors(Matrix<const float> weight, const QuantizedLinear& quantized,
-                                  std::span<const Level> levels) {
+                                  std::span<const Level> levels, std::span<const float> row_weights) {
   const int64_t in = weight.cols;
   auto errors = MatrixBuffer<double>::zeroed(static_cast<int64_t>(levels.size()), in);
   for (size_t k = 0; k < levels.size(); ++k) {
     const MatrixBuffer<float> decoded =
         levels[k] == 0 ? MatrixBuffer<float>::zeroed(weight.rows, in) : quantized.dequantize(levels[k]);
     double* error = errors.row(static_cast<int64_t>(k));
-    for (int64_t row = 0; row < weight.rows; ++row)
+    for (int64_t row = 0; row < weight.rows; ++row) {
+      const double counts = row_weights.empty() ? 1.0 : row_weights[static_cast<size_t>(row)];
       for (int64_t i = 0; i < in; ++i) {
         const double difference =
             static_cast<double>(weight(row, i)) - static_cast<double>(decoded.row(row)[i]);
-        error[i] += difference * difference;
+        error[i] += counts * difference * difference;
       }
+    }
   }
   return errors;
 }
@@ -68,27 +70,46 @@ MatrixBuffer<float> unit_thresholds(Matrix<const double> errors, std::span<const
   return thresholds;
 }
 
-double solve_threshold_scale(std::span<const float> histogram, Matrix<const float> thresholds,
-                             std::span<const Level> levels, double bits) {
-  std::vector<MagnitudeDistribution> channels;
-  for (int64_t i = 0; i < thresholds.cols; ++i) channels.push_back(distribution(histogram, i));
-  const auto mean_level = [&](double scale) {
+LayerBits::LayerBits(std::span<const float> histogram, Matrix<const float> thresholds,
+                     std::span<const Level> levels, int64_t out)
+    : thresholds_(thresholds),
+      levels_(levels.begin(), levels.end()),
+      weights_(static_cast<double>(out * thresholds.cols)) {
+  for (int64_t i = 0; i < thresholds.cols; ++i) channels_.push_back(distribution(histogram, i));
+}
+
+double LayerBits::mean(double scale) const {
+  double sum = 0;
+  for (int64_t k = 0; k < thresholds_.rows; ++k) {
+    const auto at = static_cast<size_t>(k);
+    for (int64_t i = 0; i < thresholds_.cols; ++i)
+      sum += (levels_[at + 1] - levels_[at]) *
+             channels_[static_cast<size_t>(i)].share_above(scale * static_cast<double>(thresholds_(k, i)));
+  }
+  return levels_[0] + sum / static_cast<double>(thresholds_.cols);
+}
+
+double solve_threshold_scale(std::span<const LayerBits> layers, double bits) {
+  double weights = 0;
+  for (const LayerBits& layer : layers) weights += layer.weights();
+  const auto mean = [&](double scale) {
     double sum = 0;
-    for (int64_t k = 0; k < thresholds.rows; ++k) {
-      const auto at = static_cast<size_t>(k);
-      for (int64_t i = 0; i < thresholds.cols; ++i)
-        sum += (levels[at + 1] - levels[at]) *
-               channels[static_cast<size_t>(i)].share_above(scale * static_cast<double>(thresholds(k, i)));
-    }
-    return levels[0] + sum / static_cast<double>(thresholds.cols);
+    for (const LayerBits& layer : layers) sum += layer.weights() * layer.mean(scale);
+    return sum / weights;
   };
   // The mean falls as the scale grows: bisection on the scale's logarithm.
   double low = -60, high = 60;
   for (int step = 0; step < 60; ++step) {
     const double middle = 0.5 * (low + high);
-    (mean_level(std::exp2(middle)) > bits ? low : high) = middle;
+    (mean(std::exp2(middle)) > bits ? low : high) = middle;
   }
   return std::exp2(0.5 * (low + high));
+}
+
+double solve_threshold_scale(std::span<const float> histogram, Matrix<const float> thresholds,
+                             std::span<const Level> levels, double bits) {
+  const LayerBits layer(histogram, thresholds, levels, 1);
+  return solve_threshold_scale({&layer, 1}, bits);
 }
 
 MatrixBuffer<float> energy_shares(std::span<const float> histogram, Matrix<const float> thresholds,

@@ -11,21 +11,40 @@
 #include <vector>
 
 #include "core/matrix.h"
+#include "quant/log_histogram.h"
 #include "quant/precision.h"
 #include "quant/quantized_linear.h"
 
 namespace grinqh {
 
-// eps_i(b) of every channel at every level. [levels, in]
+// eps_i(b) of every channel at every level. [levels, in]. row_weights: [out], what the error of each output
+// counts; empty: all alike.
 MatrixBuffer<double> level_errors(Matrix<const float> weight, const QuantizedLinear& quantized,
-                                  std::span<const Level> levels);
+                                  std::span<const Level> levels, std::span<const float> row_weights = {});
 
 // Thresholds at lambda = 1 of the steps between neighbouring levels, [levels - 1, in]. Where they would not
 // ascend the steps are taken together (the lower convex hull of error over bits).
 MatrixBuffer<float> unit_thresholds(Matrix<const double> errors, std::span<const Level> levels);
 
-// The factor on all thresholds at which the mean level over channels and calibration tokens is `bits`.
-// histogram: [in, LogHistogram::kBins], as the collector counts.
+// Mean code bits of one layer as a function of the factor on its thresholds.
+class LayerBits {
+ public:
+  // histogram: [in, LogHistogram::kBins], as the collector counts. thresholds: [levels - 1, in].
+  LayerBits(std::span<const float> histogram, Matrix<const float> thresholds, std::span<const Level> levels,
+            int64_t out);
+  double mean(double scale) const;
+  double weights() const { return weights_; }
+
+ private:
+  std::vector<MagnitudeDistribution> channels_;
+  Matrix<const float> thresholds_;
+  std::vector<Level> levels_;
+  double weights_;
+};
+
+// The factor on all thresholds at which the mean level over weights and calibration tokens is `bits`.
+double solve_threshold_scale(std::span<const LayerBits> layers, double bits);
+// The same for one layer.
 double solve_threshold_scale(std::span<const float> histogram, Matrix<const float> thresholds,
                              std::span<const Level> levels, double bits);
 

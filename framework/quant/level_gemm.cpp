@@ -125,18 +125,38 @@ class LevelStep {
   }
 
  private:
-  // Channels that one of the rows reads at this level.
-  std::vector<int32_t> active_channels(std::span<const int64_t> rows) const {
-    thread_local std::vector<uint8_t> any;
-    any.assign(static_cast<size_t>(args_.x.cols), 0);
-    for (const int64_t t : rows) {
-      const Level* levels = args_.precision.levels.row(t);
-      for (size_t i = 0; i < any.size(); ++i) any[i] |= levels[i] >= level_;
+  // Channels that one of the rows reads at this level; adds the rows' own channels up in `terms`.
+  std::vector<int32_t> active_channels(std::span<const int64_t> rows, double& terms) const {
+    std::vector<uint8_t> any(static_cast<size_t>(args_.x.cols), 0);
+    for (const int64_t t : rows)
+      terms += static_cast<double>(mark(args_.precision.levels.row_span(t), any.data()));
+    std::vector<int32_t> active(any.size());
+    size_t count = 0;
+    for (size_t i = 0; i < any.size(); ++i) {
+      active[count] = static_cast<int32_t>(i);
+      count += any[i];
     }
-    std::vector<int32_t> active;
-    for (size_t i = 0; i < any.size(); ++i)
-      if (any[i]) active.push_back(static_cast<int32_t>(i));
+    active.resize(count);
     return active;
+  }
+
+  // any[i] |= the level is reached; returns how many are.
+  int64_t mark(std::span<const Level> levels, uint8_t* __restrict any) const {
+    const Level* __restrict from = levels.data();
+    const Level least = level_;
+    int64_t total = 0;
+    constexpr size_t kBlock = 128;  // its count fits into a byte
+    for (size_t begin = 0; begin < levels.size(); begin += kBlock) {
+      uint8_t count = 0;
+      const size_t end = std::min(begin + kBlock, levels.size());
+      for (size_t i = begin; i < end; ++i) {
+        const auto reached = static_cast<uint8_t>(from[i] >= least);
+        any[i] |= reached;
+        count = static_cast<uint8_t>(count + reached);
+      }
+      total += count;
+    }
+    return total;
   }
 
   void add_tile(std::span<const int64_t> rows, int64_t n0, int64_t n1) const {
@@ -144,9 +164,8 @@ class LevelStep {
     double columns = 0, terms = 0;  // of all rows
     for (size_t begin = 0; begin < rows.size(); begin += kCompactTokens) {
       const auto part = rows.subspan(begin, std::min<size_t>(kCompactTokens, rows.size() - begin));
-      parts.emplace_back(part, active_channels(part));
+      parts.emplace_back(part, active_channels(part, terms));
       columns += static_cast<double>(parts.back().second.size() * part.size());
-      terms += static_cast<double>(count_terms(part));
     }
     const double size = static_cast<double>(rows.size()) * static_cast<double>(args_.x.cols);
     const bool all = columns > kDenseShare * size;
@@ -156,32 +175,17 @@ class LevelStep {
       if (!active.empty()) multiply(part, active, n0, n1);
   }
 
-  int64_t count_terms(std::span<const int64_t> rows) const {
-    int64_t terms = 0;
-    for (const int64_t t : rows)
-      terms += std::ranges::count_if(args_.precision.levels.row_span(t),
-                                     [&](Level level) { return level >= level_; });
-    return terms;
-  }
-
   // The same product token by token, each by its own channels.
   void multiply_sparse(std::span<const int64_t> rows, int64_t n0, int64_t n1) const {
+    const auto in = static_cast<size_t>(args_.x.cols);
     thread_local std::vector<int32_t> channels;
     thread_local std::vector<float> values;
-    channels.clear();
-    values.clear();
-    std::vector<size_t> begins;
-    for (const int64_t t : rows) {
-      begins.push_back(channels.size());
-      const float* from = args_.x.row(t);
-      const Level* levels = args_.precision.levels.row(t);
-      for (int64_t i = 0; i < args_.x.cols; ++i)
-        if (levels[i] >= level_) {
-          channels.push_back(static_cast<int32_t>(i));
-          values.push_back(from[i]);
-        }
-    }
-    begins.push_back(channels.size());
+    channels.resize(rows.size() * in);
+    values.resize(rows.size() * in);
+    std::vector<size_t> begins{0};
+    for (const int64_t t : rows)
+      begins.push_back(begins.back() +
+                       gather(t, channels.data() + begins.back(), values.data() + begins.back()));
     std::vector<SparseRow> x;
     std::vector<float*> y;
     for (size_t r = 0; r < rows.size(); ++r) {
@@ -190,6 +194,32 @@ class LevelStep {
       y.push_back(args_.y.row(rows[r]) + n0);
     }
     add_ordered_product(x, delta_.cols_between(n0, n1), y);
+  }
+
+  // The channels that row t reads at this level, and their inputs; returns how many there are. Space for all.
+  size_t gather(int64_t t, int32_t* __restrict channels, float* __restrict values) const {
+    const float* __restrict from = args_.x.row(t);
+    const Level* __restrict levels = args_.precision.levels.row(t);
+    const Level least = level_;
+    size_t count = 0;
+    for (int32_t i = 0; i < args_.x.cols; ++i) {
+      channels[count] = i;
+      values[count] = from[i];
+      count += levels[i] >= least;
+    }
+    return count;
+  }
+
+  // to[j] = x(t, active[j]), zero where the level is not reached; no active channels listed: all.
+  void mask(int64_t t, std::span<const int32_t> active, float* __restrict to) const {
+    const float* __restrict from = args_.x.row(t);
+    const Level* __restrict levels = args_.precision.levels.row(t);
+    const Level least = level_;
+    if (active.empty()) {
+      for (int64_t i = 0; i < args_.x.cols; ++i) to[i] = levels[i] >= least ? from[i] : 0.0f;
+    } else {
+      for (size_t j = 0; j < active.size(); ++j) to[j] = levels[active[j]] >= least ? from[active[j]] : 0.0f;
+    }
   }
 
   // y[rows, n0:n1] += x[rows, active] (masked) delta[active, n0:n1]; no active channels listed: all.
@@ -201,13 +231,7 @@ class LevelStep {
     const Matrix<float> x(scratch.data(), static_cast<int64_t>(rows.size()), width);
     std::vector<float*> y;
     for (size_t r = 0; r < rows.size(); ++r) {
-      const float* from = args_.x.row(rows[r]);
-      const Level* levels = args_.precision.levels.row(rows[r]);
-      float* to = x.row(static_cast<int64_t>(r));
-      for (int64_t j = 0; j < width; ++j) {
-        const int64_t i = active.empty() ? j : active[static_cast<size_t>(j)];
-        to[j] = levels[i] >= level_ ? from[i] : 0.0f;
-      }
+      mask(rows[r], active, x.row(static_cast<int64_t>(r)));
       y.push_back(args_.y.row(rows[r]) + n0);
     }
     add_ordered_product(x, {delta_.cols_between(n0, n1), false, active}, y);

@@ -60,6 +60,12 @@ class PrecisionPolicy {
   // leaves it be.
   virtual Precision choose(const std::string& layer, std::span<const Step> steps, Matrix<const float> x,
                            Matrix<Level> scratch) const = 0;
+
+  // Constants [out] that decoded tokens add to the layer's outputs, stored as float16; empty: none.
+  virtual std::span<const float> offset(const std::string& layer) const {
+    (void)layer;
+    return {};
+  }
 };
 
 }  // namespace grinqh

@@ -2,6 +2,7 @@
 // in some layout. Quantizers are plugins (quantizers/, baselines/).
 #pragma once
 
+#include <map>
 #include <memory>
 #include <string>
 
@@ -16,6 +17,12 @@ struct LinearTask {
   std::string id;              // "model.layers.0.self_attn.q_proj"
   Matrix<const float> weight;  // [out, in]
   const LayerStats& stats;     // holds what needs() names
+  // What the result should say of this layer ("damping": 0.1), by name; null if nobody asks.
+  std::map<std::string, double>* notes = nullptr;
+
+  void note(const std::string& name, double value) const {
+    if (notes) (*notes)[name] = value;
+  }
 };
 
 class Quantizer {

@@ -1,4 +1,4 @@
-// Statistics of the inputs of linear layers: plain data under open names, filled by collectors.
+// Statistics of linear layers: plain data under open names, filled by collectors.
 #pragma once
 
 #include <map>
@@ -17,11 +17,22 @@ namespace grinqh {
 struct LayerStats {
   int64_t tokens = 0;
   std::map<std::string, std::vector<float>, std::less<>> values;  // by collector name
+  // Further statistics of the layer, under other names: those of an input that it shares with other layers,
+  // those of its gradients.
+  std::vector<std::shared_ptr<const LayerStats>> parts = {};
 
   // BadInput naming the statistic if it was not collected.
   std::span<const float> at(std::string_view name) const {
-    if (const auto it = values.find(name); it != values.end()) return it->second;
+    if (const std::vector<float>* found = find(name)) return *found;
     bad_input("statistic '{}' was not collected for this layer", name);
+  }
+
+ private:
+  const std::vector<float>* find(std::string_view name) const {
+    if (const auto it = values.find(name); it != values.end()) return &it->second;
+    for (const auto& part : parts)
+      if (const std::vector<float>* found = part->find(name)) return found;
+    return nullptr;
   }
 };
 

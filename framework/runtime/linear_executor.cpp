@@ -81,6 +81,16 @@ void QuantizedLinears::run(const LinearWeights& linear, Matrix<const float> x, M
   else
     kernel.forward(layer, {x, y, precision});
   if (!linear.bias.empty()) add_bias(y, to_float_vector(linear.bias));
+  if (policy_ && decoded_rows_ > 0) add_offset(policy_->offset(linear.id), y);
+}
+
+void QuantizedLinears::add_offset(std::span<const float> offset, Matrix<float> y) {
+  if (offset.empty()) return;
+  for (int64_t t = 0; t < y.rows; ++t) {
+    if (steps_[static_cast<size_t>(t)].phase != Phase::decode) continue;
+    add_bias(y.rows_between(t, t + 1), offset);
+    traffic_.total[static_cast<size_t>(t)] += 16 * y.cols;
+  }
 }
 
 Precision QuantizedLinears::choose(const QuantizedLinear& layer, const std::string& id,

@@ -52,6 +52,7 @@ class QuantizedLinears final : public LinearExecutor {
 
  private:
   Precision choose(const QuantizedLinear& layer, const std::string& id, Matrix<const float> x);
+  void add_offset(std::span<const float> offset, Matrix<float> y);
   void count(const QuantizedLinear& layer, const Precision& precision);
 
   const QuantizedModel& model_;

@@ -28,6 +28,20 @@ void normalize(std::span<const float> x, std::span<const float> weight, double e
   for (size_t i = 0; i < x.size(); ++i) out[i] = x[i] * scale * weight[i];
 }
 
+// y = x r o weight with r = 1 / sqrt(mean(x^2) + eps): dx = r (dy o weight) - x r^3 mean(dy o weight o x).
+void normalize_backward(std::span<const float> x, std::span<const float> weight, double eps, float* d) {
+  const auto size = static_cast<double>(x.size());
+  const double scale = 1.0 / std::sqrt(sum_of_squares(x) / size + eps);
+  double along = 0;
+  for (size_t i = 0; i < x.size(); ++i) {
+    d[i] *= weight[i];
+    along += static_cast<double>(d[i]) * static_cast<double>(x[i]);
+  }
+  const auto r = static_cast<float>(scale);
+  const auto shift = static_cast<float>(scale * scale * scale * along / size);
+  for (size_t i = 0; i < x.size(); ++i) d[i] = r * d[i] - shift * x[i];
+}
+
 }  // namespace
 
 void rms_norm(Matrix<const float> x, std::span<const float> weight, double eps, Matrix<float> out) {
@@ -39,6 +53,19 @@ void rms_norm_heads(Matrix<float> x, std::span<const float> weight, double eps) 
   for_rows(x.rows, [&](int64_t t) {
     for (int64_t h = 0; h < x.cols; h += dim)
       normalize({x.row(t) + h, weight.size()}, weight, eps, x.row(t) + h);
+  });
+}
+
+void rms_norm_backward(Matrix<const float> x, std::span<const float> weight, double eps, Matrix<float> d) {
+  for_rows(x.rows, [&](int64_t t) { normalize_backward(x.row_span(t), weight, eps, d.row(t)); });
+}
+
+void rms_norm_heads_backward(Matrix<const float> x, std::span<const float> weight, double eps,
+                             Matrix<float> d) {
+  const auto dim = static_cast<int64_t>(weight.size());
+  for_rows(x.rows, [&](int64_t t) {
+    for (int64_t h = 0; h < x.cols; h += dim)
+      normalize_backward({x.row(t) + h, weight.size()}, weight, eps, d.row(t) + h);
   });
 }
 
@@ -78,7 +105,7 @@ Rope::Rope(const RopeConfig& config, int64_t head_dim, DType frequencies) : head
   }
 }
 
-void Rope::apply(Matrix<float> x, std::span<const Step> steps) const {
+void Rope::turn(Matrix<float> x, std::span<const Step> steps, float direction) const {
   check(static_cast<int64_t>(steps.size()) == x.rows && x.cols % head_dim_ == 0, "rope: shapes");
   const int64_t half = head_dim_ / 2;
   for_rows(x.rows, [&](int64_t t) {
@@ -88,7 +115,7 @@ void Rope::apply(Matrix<float> x, std::span<const Step> steps) const {
     for (size_t i = 0; i < frequencies_.size(); ++i) {
       const float angle = static_cast<float>(steps[static_cast<size_t>(t)].position) * frequencies_[i];
       cosine[i] = std::cos(angle);
-      sine[i] = std::sin(angle);
+      sine[i] = direction * std::sin(angle);
     }
     for (float* head = x.row(t); head < x.row(t) + x.cols; head += head_dim_)
       for (int64_t i = 0; i < half; ++i) {

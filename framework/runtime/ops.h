@@ -17,6 +17,11 @@ void rms_norm(Matrix<const float> x, std::span<const float> weight, double eps, 
 // The same on each head of a row: x is [tokens, heads * weight.size()].
 void rms_norm_heads(Matrix<float> x, std::span<const float> weight, double eps);
 
+// Turn the gradient in the norm's output into that in its input x, in place. d: like x.
+void rms_norm_backward(Matrix<const float> x, std::span<const float> weight, double eps, Matrix<float> d);
+void rms_norm_heads_backward(Matrix<const float> x, std::span<const float> weight, double eps,
+                             Matrix<float> d);
+
 void add_rows(Matrix<float> x, Matrix<const float> y);        // x += y
 void add_bias(Matrix<float> x, std::span<const float> bias);  // to every row
 
@@ -27,9 +32,13 @@ class Rope {
   // `frequencies` are kept in this type; see Transformer.
   Rope(const RopeConfig& config, int64_t head_dim, DType frequencies);
   // x: [tokens, heads * head_dim], rotated in place by each token's position.
-  void apply(Matrix<float> x, std::span<const Step> steps) const;
+  void apply(Matrix<float> x, std::span<const Step> steps) const { turn(x, steps, 1.0f); }
+  // The transpose of the rotation, which is its inverse: what gradients go through.
+  void apply_transposed(Matrix<float> x, std::span<const Step> steps) const { turn(x, steps, -1.0f); }
 
  private:
+  void turn(Matrix<float> x, std::span<const Step> steps, float direction) const;
+
   int64_t head_dim_;
   std::vector<float> frequencies_;  // [head_dim / 2]
 };

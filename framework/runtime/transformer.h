@@ -20,6 +20,8 @@ class Transformer {
   int64_t hidden() const { return model_.config.hidden; }
   int64_t vocab() const { return model_.config.vocab; }
   int64_t blocks() const { return static_cast<int64_t>(model_.blocks.size()); }
+  const AttentionShape& attention_shape() const { return shape_; }
+  const Rope& rope() const { return rope_; }
 
   // Embeddings of the batch's tokens. [rows, hidden]
   MatrixBuffer<float> embed(const Batch& batch) const;

@@ -58,7 +58,8 @@ std::span<const float> GroupAffineShape::group_of(std::span<const float> row, in
 
 std::unique_ptr<GroupAffineLinear> make_group_affine(const GroupAffineShape& shape,
                                                      Matrix<const uint8_t> codes,
-                                                     Matrix<const AffineGrid> grids) {
+                                                     Matrix<const AffineGrid> grids,
+                                                     std::span<const uint16_t> column_scales) {
   MatrixBuffer<uint16_t> scales(shape.out, shape.groups());
   MatrixBuffer<uint8_t> zeros(shape.out, shape.groups());
   for (int64_t row = 0; row < shape.out; ++row)
@@ -66,30 +67,56 @@ std::unique_ptr<GroupAffineLinear> make_group_affine(const GroupAffineShape& sha
       scales.row(row)[g] = grids(row, g).scale;
       zeros.row(row)[g] = grids(row, g).zero;
     }
-  return std::make_unique<GroupAffineLinear>(shape, codes, scales, zeros);
+  return std::make_unique<GroupAffineLinear>(shape, codes, scales, zeros.view(), column_scales);
 }
 
-GroupAffineLinear::GroupAffineLinear(GroupAffineShape shape, Matrix<const uint8_t> codes,
-                                     Matrix<const uint16_t> scales, Matrix<const uint8_t> zeros)
+GroupAffineLinear::GroupAffineLinear(const GroupAffineShape& shape, Matrix<const uint8_t> codes,
+                                     Matrix<const uint16_t> scales, std::span<const uint16_t> column_scales)
     : shape_(shape),
       level_(static_cast<Level>(shape.bits)),
       codes_(static_cast<size_t>(shape.out * shape.code_row_bytes())),
-      zeros_(static_cast<size_t>(shape.out * shape.zero_row_bytes())) {
+      zeros_(static_cast<size_t>(shape.out * shape.zero_row_bytes())),
+      column_scales_(column_scales.begin(), column_scales.end()) {
   check(codes.rows == shape_.out && codes.cols == shape_.in && scales.rows == shape_.out &&
-            scales.cols == shape_.groups() && (shape_.symmetric || zeros.cols == shape_.groups()),
+            scales.cols == shape_.groups(),
         "group_affine: buffer sizes");
+  check(!(shape_.symmetric && shape_.real_zeros), "group_affine: a symmetric layer has no zero points");
+  check(static_cast<int64_t>(column_scales.size()) == (shape_.column_scales ? shape_.in : 0),
+        "group_affine: a scale for every column or for none");
   for (int64_t row = 0; row < shape_.out; ++row) {
     pack_row(codes.row(row), shape_.in, shape_.bits, codes_.data() + row * shape_.code_row_bytes());
-    if (!shape_.symmetric)
-      pack_row(zeros.row(row), shape_.groups(), shape_.bits, zeros_.data() + row * shape_.zero_row_bytes());
     scales_.insert(scales_.end(), scales.row(row), scales.row(row) + shape_.groups());
   }
+}
+
+GroupAffineLinear::GroupAffineLinear(GroupAffineShape shape, Matrix<const uint8_t> codes,
+                                     Matrix<const uint16_t> scales, Matrix<const uint8_t> zeros,
+                                     std::span<const uint16_t> column_scales)
+    : GroupAffineLinear(shape, codes, scales, column_scales) {
+  check(!shape_.real_zeros, "group_affine: this shape has real zero points");
+  if (shape_.symmetric) return;
+  check(zeros.rows == shape_.out && zeros.cols == shape_.groups(), "group_affine: a zero point a group");
+  for (int64_t row = 0; row < shape_.out; ++row)
+    pack_row(zeros.row(row), shape_.groups(), shape_.bits, zeros_.data() + row * shape_.zero_row_bytes());
+}
+
+GroupAffineLinear::GroupAffineLinear(GroupAffineShape shape, Matrix<const uint8_t> codes,
+                                     Matrix<const uint16_t> scales, Matrix<const uint16_t> zeros,
+                                     std::span<const uint16_t> column_scales)
+    : GroupAffineLinear(shape, codes, scales, column_scales) {
+  check(shape_.real_zeros, "group_affine: this shape has integer zero points");
+  check(zeros.rows == shape_.out && zeros.cols == shape_.groups(), "group_affine: a zero point a group");
+  for (int64_t row = 0; row < shape_.out; ++row)
+    std::memcpy(zeros_.data() + row * shape_.zero_row_bytes(), zeros.row(row),
+                static_cast<size_t>(shape_.zero_row_bytes()));
 }
 
 std::vector<NamedBuffer> GroupAffineLinear::buffers() const {
   std::vector<NamedBuffer> all{{"codes", Role::codes, std::as_bytes(std::span(codes_))},
                                {"scales", Role::scales, std::as_bytes(std::span(scales_))}};
   if (!shape_.symmetric) all.push_back({"zeros", Role::zeros, std::as_bytes(std::span(zeros_))});
+  if (shape_.column_scales)
+    all.push_back({"column_scales", Role::scales, std::as_bytes(std::span(column_scales_))});
   return all;
 }
 
@@ -98,7 +125,9 @@ Json GroupAffineLinear::attributes() const {
           {"in", shape_.in},
           {"bits", shape_.bits},
           {"group", shape_.group},
-          {"symmetric", shape_.symmetric}};
+          {"symmetric", shape_.symmetric},
+          {"real_zeros", shape_.real_zeros},
+          {"column_scales", shape_.column_scales}};
 }
 
 std::unique_ptr<QuantizedLinear> GroupAffineLinear::rebuild(const Buffers& buffers, const Json& attributes) {
@@ -109,6 +138,8 @@ std::unique_ptr<QuantizedLinear> GroupAffineLinear::rebuild(const Buffers& buffe
   shape.bits = attributes.at("bits");
   shape.group = attributes.at("group");
   shape.symmetric = attributes.at("symmetric");
+  shape.real_zeros = attributes.at("real_zeros");
+  shape.column_scales = attributes.at("column_scales");
   layer->level_ = static_cast<Level>(shape.bits);
   layer->codes_ =
       values_of<uint8_t>(buffers, "codes", static_cast<size_t>(shape.out * shape.code_row_bytes()));
@@ -116,6 +147,8 @@ std::unique_ptr<QuantizedLinear> GroupAffineLinear::rebuild(const Buffers& buffe
   if (!shape.symmetric)
     layer->zeros_ =
         values_of<uint8_t>(buffers, "zeros", static_cast<size_t>(shape.out * shape.zero_row_bytes()));
+  if (shape.column_scales)
+    layer->column_scales_ = values_of<uint16_t>(buffers, "column_scales", static_cast<size_t>(shape.in));
   return layer;
 }
 
@@ -123,28 +156,43 @@ BitCount GroupAffineLinear::read_bits(const LevelCounts&) const {
   BitCount bits;  // there is one level, and it reads everything
   bits[Role::codes] = shape_.out * shape_.in * shape_.bits;
   bits[Role::padding] = shape_.out * (shape_.code_row_bytes() * 8 - shape_.in * shape_.bits);
-  bits[Role::scales] = static_cast<int64_t>(scales_.size()) * 16;
+  bits[Role::scales] = static_cast<int64_t>(scales_.size() + column_scales_.size()) * 16;
   bits[Role::zeros] = static_cast<int64_t>(zeros_.size()) * 8;
   return bits;
+}
+
+void GroupAffineLinear::read_zeros(int64_t row, std::span<float> zeros) const {
+  const uint8_t* from = zeros_.data() + row * shape_.zero_row_bytes();
+  if (shape_.symmetric) {
+    std::ranges::fill(zeros, static_cast<float>(1u << (shape_.bits - 1)));
+  } else if (shape_.real_zeros) {
+    std::vector<uint16_t> halves(zeros.size());
+    std::memcpy(halves.data(), from, halves.size() * sizeof(uint16_t));
+    std::ranges::transform(halves, zeros.begin(), from_half);
+  } else {
+    std::vector<uint8_t> integers(zeros.size());
+    unpack_row(from, shape_.groups(), shape_.bits, integers.data());
+    std::ranges::copy(integers, zeros.begin());
+  }
 }
 
 void GroupAffineLinear::dequantize_rows(std::span<const Level>, int64_t begin, int64_t end,
                                         Matrix<float> w) const {
   const int64_t group = shape_.group_size();
   std::vector<uint8_t> codes(static_cast<size_t>(shape_.in));
-  std::vector<uint8_t> zeros(static_cast<size_t>(shape_.groups()),
-                             static_cast<uint8_t>(1u << (shape_.bits - 1)));
+  std::vector<float> zeros(static_cast<size_t>(shape_.groups())), columns(column_scales_.size());
+  std::ranges::transform(column_scales_, columns.begin(), from_half);
   for (int64_t row = begin; row < end; ++row) {
     unpack_row(codes_.data() + row * shape_.code_row_bytes(), shape_.in, shape_.bits, codes.data());
-    if (!shape_.symmetric)
-      unpack_row(zeros_.data() + row * shape_.zero_row_bytes(), shape_.groups(), shape_.bits, zeros.data());
+    read_zeros(row, zeros);
     float* to = w.row(row - begin);
     for (int64_t g = 0; g < shape_.groups(); ++g) {
       const float scale = from_half(scales_[static_cast<size_t>(row * shape_.groups() + g)]);
-      const auto zero = static_cast<float>(zeros[static_cast<size_t>(g)]);
+      const float zero = zeros[static_cast<size_t>(g)];
       for (int64_t i = g * group; i < std::min((g + 1) * group, shape_.in); ++i)
         to[i] = scale * (static_cast<float>(codes[static_cast<size_t>(i)]) - zero);
     }
+    for (size_t i = 0; i < columns.size(); ++i) to[i] *= columns[i];
   }
 }
 

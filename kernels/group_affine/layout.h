@@ -2,9 +2,12 @@
 //
 //   codes    [out][ceil(in * bits / 8)] bytes, packed little-endian along the inputs, rows start at a byte
 //   scales   float16 [out][groups]
-//   zeros    [out][ceil(groups * bits / 8)] bytes, packed like codes; absent if symmetric
+//   zeros    [out][ceil(groups * bits / 8)] bytes, packed like codes; absent if symmetric;
+//            float16 [out][groups] if zero points are real numbers
+//   column_scales  float16 [in], if the columns have scales of their own
 //
-// A weight decodes to scale * (code - zero); symmetric layers have zero = 2^(bits-1).
+// A weight decodes to column_scale * (scale * (code - zero)), column_scale = 1 if there are none; symmetric
+// layers have zero = 2^(bits-1).
 #pragma once
 
 #include "core/matrix.h"
@@ -16,23 +19,31 @@ namespace grinqh {
 struct GroupAffineShape {
   int64_t out = 0;
   int64_t in = 0;
-  int bits = 4;            // 2..8
-  int64_t group = 128;     // 0: per channel (one group a row); the last group may be short
-  bool symmetric = false;  // no zero points are stored
+  int bits = 4;                // 2..8
+  int64_t group = 128;         // 0: per channel (one group a row); the last group may be short
+  bool symmetric = false;      // no zero points are stored
+  bool real_zeros = false;     // zero points are float16, not integers of the codes' width
+  bool column_scales = false;  // every input channel has a float16 factor
 
   int64_t group_size() const;
   int64_t groups() const;
   // The weights of a row that share scale g.
   std::span<const float> group_of(std::span<const float> row, int64_t g) const;
   int64_t code_row_bytes() const { return (in * bits + 7) / 8; }
-  int64_t zero_row_bytes() const { return symmetric ? 0 : (groups() * bits + 7) / 8; }
+  int64_t zero_row_bytes() const {
+    return symmetric ? 0 : real_zeros ? groups() * 2 : (groups() * bits + 7) / 8;
+  }
 };
 
 class GroupAffineLinear final : public QuantizedLinear {
  public:
-  // codes: [out, in]; scales: float16 [out, groups]; zeros: [out, groups], ignored if symmetric.
+  // codes: [out, in]; scales: float16 [out, groups]; zeros: [out, groups], ignored if symmetric;
+  // column_scales: float16 [in], empty if the shape has none.
   GroupAffineLinear(GroupAffineShape shape, Matrix<const uint8_t> codes, Matrix<const uint16_t> scales,
-                    Matrix<const uint8_t> zeros);
+                    Matrix<const uint8_t> zeros, std::span<const uint16_t> column_scales = {});
+  // The same with real zero points, float16 [out, groups].
+  GroupAffineLinear(GroupAffineShape shape, Matrix<const uint8_t> codes, Matrix<const uint16_t> scales,
+                    Matrix<const uint16_t> zeros, std::span<const uint16_t> column_scales = {});
 
   int64_t in() const override { return shape_.in; }
   int64_t out() const override { return shape_.out; }
@@ -48,16 +59,22 @@ class GroupAffineLinear final : public QuantizedLinear {
 
  private:
   GroupAffineLinear() = default;
+  // All but the zero points.
+  GroupAffineLinear(const GroupAffineShape& shape, Matrix<const uint8_t> codes, Matrix<const uint16_t> scales,
+                    std::span<const uint16_t> column_scales);
+  // Zero points of a row as they enter the formula. zeros: [groups]
+  void read_zeros(int64_t row, std::span<float> zeros) const;
 
   GroupAffineShape shape_;
   Level level_ = 0;
-  std::vector<uint8_t> codes_, zeros_;
-  std::vector<uint16_t> scales_;
+  std::vector<uint8_t> codes_, zeros_;  // zeros_: as they are stored, of either kind
+  std::vector<uint16_t> scales_, column_scales_;
 };
 
 // From codes [out, in] and the grid of every group [out, groups].
 std::unique_ptr<GroupAffineLinear> make_group_affine(const GroupAffineShape& shape,
                                                      Matrix<const uint8_t> codes,
-                                                     Matrix<const AffineGrid> grids);
+                                                     Matrix<const AffineGrid> grids,
+                                                     std::span<const uint16_t> column_scales = {});
 
 }  // namespace grinqh

@@ -55,10 +55,36 @@ TEST(GroupAffineLayout, SymmetricLayersStoreNoZeros) {
   EXPECT_EQ(read.total(), 24);
 }
 
+TEST(GroupAffineLayout, RealZerosAndColumnScalesByHand) {
+  GroupAffineShape shape{2, 3, 2, 2};
+  shape.real_zeros = shape.column_scales = true;
+  MatrixBuffer<uint8_t> codes(2, 3);
+  MatrixBuffer<uint16_t> scales(2, 2), zeros(2, 2);
+  const uint8_t code_values[] = {0, 1, 3, 2, 3, 0};
+  const float scale_values[] = {0.5f, 2.0f, 1.0f, 4.0f}, zero_values[] = {0.5f, -2.0f, 1.25f, 3.5f};
+  std::copy_n(code_values, 6, codes.data());
+  for (int i = 0; i < 4; ++i)
+    scales.data()[i] = to_half(scale_values[i]), zeros.data()[i] = to_half(zero_values[i]);
+  const std::vector<uint16_t> columns{to_half(1.0f), to_half(2.0f), to_half(0.5f)};
+  const GroupAffineLinear layer(shape, codes, scales, zeros.view(), columns);
+  EXPECT_EQ(bytes_of(layer, "zeros"), (std::vector<uint8_t>{0x00, 0x38, 0x00, 0xc0, 0x00, 0x3d, 0x00, 0x43}));
+  EXPECT_EQ(bytes_of(layer, "column_scales"), (std::vector<uint8_t>{0x00, 0x3c, 0x00, 0x40, 0x00, 0x38}));
+  const MatrixBuffer<float> w = layer.dequantize();
+  EXPECT_EQ(
+      std::vector<float>(w.data(), w.data() + 6),
+      (std::vector<float>{0.5f * -0.5f, 2 * 0.5f * 0.5f, 0.5f * 2 * 5, 0.75f, 2 * 1.75f, 0.5f * 4 * -3.5f}));
+  const BitCount read = layer.read_bits(LevelCounts::uniform(2, 3));
+  EXPECT_EQ(read.codes(), 12);
+  EXPECT_EQ(read[Role::padding], 4);
+  EXPECT_EQ(read[Role::scales], (4 + 3) * 16) << "of groups and of columns";
+  EXPECT_EQ(read[Role::zeros], 4 * 16);
+  EXPECT_EQ(layer.stored_bits().total(), read.total());
+}
+
 struct Shaped {
   int bits;
   int64_t group;
-  bool symmetric;
+  bool symmetric, real_zeros = false, column_scales = false;
 };
 
 class GroupAffineLayouts : public ::testing::TestWithParam<Shaped> {
@@ -66,9 +92,16 @@ class GroupAffineLayouts : public ::testing::TestWithParam<Shaped> {
   static constexpr int64_t kOut = 7, kIn = 77;
 
   GroupAffineLayouts()
-      : shape_{kOut, kIn, GetParam().bits, GetParam().group, GetParam().symmetric},
+      : shape_{kOut,
+               kIn,
+               GetParam().bits,
+               GetParam().group,
+               GetParam().symmetric,
+               GetParam().real_zeros,
+               GetParam().column_scales},
         codes_(kOut, kIn),
         zeros_(kOut, shape_.groups()),
+        real_zeros_(kOut, shape_.groups()),
         scales_(kOut, shape_.groups()) {
     Rng rng(1);
     const uint64_t count = uint64_t{1} << shape_.bits;
@@ -77,14 +110,22 @@ class GroupAffineLayouts : public ::testing::TestWithParam<Shaped> {
       zeros_.data()[i] = static_cast<uint8_t>(rng.below(count));
       scales_.data()[i] = to_half(static_cast<float>(0.1 + rng.uniform()));
     }
-    layer_ = std::make_unique<GroupAffineLinear>(shape_, codes_, scales_, zeros_);
+    for (int64_t i = 0; i < real_zeros_.size(); ++i)
+      real_zeros_.data()[i] = to_half(static_cast<float>(4 * rng.normal()));
+    for (int64_t i = 0; i < (shape_.column_scales ? kIn : 0); ++i)
+      column_scales_.push_back(to_half(static_cast<float>(0.1 + rng.uniform())));
+    layer_ =
+        shape_.real_zeros
+            ? std::make_unique<GroupAffineLinear>(shape_, codes_, scales_, real_zeros_.view(), column_scales_)
+            : std::make_unique<GroupAffineLinear>(shape_, codes_, scales_, zeros_.view(), column_scales_);
   }
 
   int64_t group_size() const { return GetParam().group == 0 ? kIn : std::min(GetParam().group, kIn); }
 
   GroupAffineShape shape_;
   MatrixBuffer<uint8_t> codes_, zeros_;
-  MatrixBuffer<uint16_t> scales_;
+  MatrixBuffer<uint16_t> real_zeros_, scales_;
+  std::vector<uint16_t> column_scales_;
   std::unique_ptr<GroupAffineLinear> layer_;
 };
 
@@ -93,9 +134,11 @@ TEST_P(GroupAffineLayouts, WeightsDecodeByTheFormula) {
   for (int64_t row = 0; row < kOut; ++row)
     for (int64_t i = 0; i < kIn; ++i) {
       const int64_t g = i / group_size();
-      const int zero = shape_.symmetric ? 1 << (shape_.bits - 1) : zeros_.view()(row, g);
-      const float expected =
-          from_half(scales_.view()(row, g)) * static_cast<float>(codes_.view()(row, i) - zero);
+      float zero = zeros_.view()(row, g);
+      if (shape_.symmetric) zero = static_cast<float>(1 << (shape_.bits - 1));
+      if (shape_.real_zeros) zero = from_half(real_zeros_.view()(row, g));
+      float expected = from_half(scales_.view()(row, g)) * (static_cast<float>(codes_.view()(row, i)) - zero);
+      if (shape_.column_scales) expected *= from_half(column_scales_[static_cast<size_t>(i)]);
       ASSERT_FLOAT_EQ(w.view()(row, i), expected) << row << " " << i;
     }
   MatrixBuffer<float> rows(2, kIn);
@@ -126,8 +169,9 @@ TEST_P(GroupAffineLayouts, BitsAreTheBuffers) {
   EXPECT_EQ(layer_->stored_bits().total(), bytes * 8);
   const BitCount read = layer_->read_bits(LevelCounts::uniform(layer_->full_level(), kIn));
   EXPECT_EQ(read.codes(), kOut * kIn * shape_.bits);
-  EXPECT_EQ(read[Role::scales], kOut * groups * 16);
-  EXPECT_EQ(read[Role::zeros], shape_.symmetric ? 0 : kOut * ((groups * shape_.bits + 7) / 8) * 8);
+  EXPECT_EQ(read[Role::scales], (kOut * groups + (shape_.column_scales ? kIn : 0)) * 16);
+  const int64_t zero_bits = shape_.real_zeros ? groups * 16 : (groups * shape_.bits + 7) / 8 * 8;
+  EXPECT_EQ(read[Role::zeros], shape_.symmetric ? 0 : kOut * zero_bits);
   EXPECT_EQ(read.total(), layer_->stored_bits().total());
   EXPECT_EQ(layer_->levels().size(), 1u);
   EXPECT_EQ(layer_->full_level(), shape_.bits);
@@ -160,10 +204,14 @@ INSTANTIATE_TEST_SUITE_P(Widths, GroupAffineLayouts,
                          ::testing::Values(Shaped{2, 32, false}, Shaped{3, 32, false}, Shaped{4, 0, false},
                                            Shaped{5, 10, false}, Shaped{6, 77, false}, Shaped{7, 100, false},
                                            Shaped{8, 1, false}, Shaped{2, 0, true}, Shaped{3, 32, true},
-                                           Shaped{8, 32, true}),
+                                           Shaped{8, 32, true}, Shaped{3, 32, false, true},
+                                           Shaped{4, 0, false, true, true}, Shaped{5, 7, false, false, true},
+                                           Shaped{4, 32, true, false, true}),
                          [](const auto& each) {
-                           return fmt::format("{}bits_group{}{}", each.param.bits, each.param.group,
-                                              each.param.symmetric ? "_symmetric" : "");
+                           return fmt::format("{}bits_group{}{}{}{}", each.param.bits, each.param.group,
+                                              each.param.symmetric ? "_symmetric" : "",
+                                              each.param.real_zeros ? "_real_zeros" : "",
+                                              each.param.column_scales ? "_column_scales" : "");
                          });
 
 }  // namespace

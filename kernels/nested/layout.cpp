@@ -5,6 +5,7 @@
 
 #include "core/dtype.h"
 #include "core/error.h"
+#include "quant/bit_transpose.h"
 
 namespace grinqh {
 
@@ -12,16 +13,6 @@ namespace {
 
 // Rows that are decoded together: one 64-bit word of a plane.
 constexpr int64_t kRows = 64;
-
-// Transposes an 8 x 8 bit matrix: bit r of byte q goes to bit q of byte r (three rounds of block swaps).
-uint64_t transpose_bits(uint64_t x) {
-  uint64_t t = (x ^ (x >> 7)) & 0x00aa00aa00aa00aaull;
-  x ^= t ^ (t << 7);
-  t = (x ^ (x >> 14)) & 0x0000cccc0000ccccull;
-  x ^= t ^ (t << 14);
-  t = (x ^ (x >> 28)) & 0x00000000f0f0f0f0ull;
-  return x ^ t ^ (t << 28);
-}
 
 template <class T>
 std::span<const std::byte> bytes_of(const std::vector<T>& values) {

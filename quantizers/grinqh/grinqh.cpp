@@ -121,21 +121,22 @@ class Grinqh final : public Quantizer {
     for (int64_t i = 0; i < shape.in; ++i)
       if (h.row(i)[i] == 0) h.row(i)[i] = 1;  // an input that is always zero takes no part
     MatrixBuffer<uint8_t> codes(shape.out, shape.in);
-    round_with_feedback(task.weight, inverse_cholesky(h.view(), options_.damping), {},
-                        [&](const ColumnStep& step, std::span<float> error) {
-                          for (size_t r = 0; r < error.size(); ++r) {
-                            const int64_t row = step.first_row + static_cast<int64_t>(r), i = step.column;
-                            const Grid& grid = grid_of(grids, shape, row, i);
-                            const float weight = step.current(i, static_cast<int64_t>(r));
-                            const uint8_t code = floor_code(weight, grid);
-                            codes.row(row)[i] = code;
-                            compensated.row(row)[i] = weight;
-                            float decoded = 0;
-                            for (size_t k = 0; k < positions.size(); ++k)
-                              decoded += shares.row(static_cast<int64_t>(k))[i] * positions[k][code];
-                            error[r] = weight - grid.minimum_value() - grid.scale_value() * decoded;
-                          }
-                        });
+    const InverseFactor factor = inverse_cholesky(h.view(), options_.damping);
+    if (factor.damping > options_.damping) task.note("damping", factor.damping);
+    round_with_feedback(task.weight, factor, {}, [&](const ColumnStep& step, std::span<float> error) {
+      for (size_t r = 0; r < error.size(); ++r) {
+        const int64_t row = step.first_row + static_cast<int64_t>(r), i = step.column;
+        const Grid& grid = grid_of(grids, shape, row, i);
+        const float weight = step.current(i, static_cast<int64_t>(r));
+        const uint8_t code = floor_code(weight, grid);
+        codes.row(row)[i] = code;
+        compensated.row(row)[i] = weight;
+        float decoded = 0;
+        for (size_t k = 0; k < positions.size(); ++k)
+          decoded += shares.row(static_cast<int64_t>(k))[i] * positions[k][code];
+        error[r] = weight - grid.minimum_value() - grid.scale_value() * decoded;
+      }
+    });
     return make_layer(compensated.view(), shape, codes, grids);
   }
 

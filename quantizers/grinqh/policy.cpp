@@ -2,7 +2,7 @@
 // token reads each input channel at a level that its activation decides, by the optimal grading of
 // quant/grading_rule.h, whose scalar is solved on the calibration's magnitude histograms.
 #include <algorithm>
-#include <functional>
+#include <cmath>
 #include <map>
 #include <numeric>
 
@@ -15,19 +15,32 @@ namespace grinqh {
 namespace {
 
 constexpr const char* kHistogram = "magnitude_histogram";
+constexpr const char* kSums = "signed_histogram";
+constexpr const char* kGradient = "output_gradient";
 
 class GradedPolicy final : public PrecisionPolicy {
  public:
   struct Options {
     double bits = 3.0;
-    std::string score = "error";
+    std::string score = "error", budget = "uniform", selection = "threshold";
     std::vector<int> levels;
+    int64_t full_tokens = 0;
+    bool offset = false;
     template <class V>
     void fields(V& v) {
       v("bits", bits, Range{0, 8}, "mean code bits read a weight that thresholds are solved for");
       v("score", score, OneOf{{"magnitude", "error"}},
         "what a channel is graded by: |x| with the layer's error per level, or |x| with the channel's own");
+      v("budget", budget, OneOf{{"uniform", "price", "greedy"}},
+        "bits of a layer: the same for all; one price for all, errors weighted by the loss's squared "
+        "gradient; "
+        "or whatever hurts a block's output least");
+      v("selection", selection, OneOf{{"threshold", "exact"}},
+        "fixed thresholds, so that tokens differ in bits; or for each token the thresholds that meet the "
+        "budget");
       v("levels", levels, Range{0, 8}, "levels to choose from; empty: all that the layer stores");
+      v("full_tokens", full_tokens, Range{0, 1 << 20}, "first tokens of a sequence that read everything");
+      v("offset", offset, "adds the mean of what is not read to a layer's output, as a bias");
     }
     void validate() const {
       if (!std::ranges::is_sorted(levels, std::less_equal<>()))
@@ -37,44 +50,197 @@ class GradedPolicy final : public PrecisionPolicy {
 
   explicit GradedPolicy(Options options) : options_(std::move(options)) {}
 
-  CollectorNames needs() const override { return {kHistogram}; }
+  CollectorNames needs() const override {
+    CollectorNames names{kHistogram};
+    if (options_.offset) names.insert(kSums);
+    if (options_.budget == "price") names.insert(kGradient);
+    return names;
+  }
 
   void prepare(const LinearTask& task, const QuantizedLinear& quantized) override {
     Layer layer;
+    layer.full = quantized.full_level();
     layer.levels.assign(quantized.levels().begin(), quantized.levels().end());
     if (!options_.levels.empty()) layer.levels.assign(options_.levels.begin(), options_.levels.end());
     for (const Level level : layer.levels) quantized.resolve(level);
     if (options_.bits < layer.levels.front() || options_.bits > layer.levels.back())
       bad_input("policy 'grinqh': bits = {}: allowed is {} to {}, what the levels span", options_.bits,
                 layer.levels.front(), layer.levels.back());
-    MatrixBuffer<double> errors = level_errors(task.weight, quantized, layer.levels);
+    const bool price = options_.budget == "price";
+    MatrixBuffer<double> errors = level_errors(task.weight, quantized, layer.levels,
+                                               price ? task.stats.at(kGradient) : std::span<const float>());
     if (options_.score == "magnitude") average_channels(errors);
-    layer.thresholds = unit_thresholds(errors.view(), layer.levels);
-    const auto scale = static_cast<float>(solve_threshold_scale(
-        task.stats.at(kHistogram), layer.thresholds.view(), layer.levels, options_.bits));
-    for (int64_t i = 0; i < layer.thresholds.size(); ++i) layer.thresholds.data()[i] *= scale;
+    layer.unit = unit_thresholds(errors.view(), layer.levels);
+    // A channel costs its bits in every row.
+    if (price) multiply(layer.unit, std::sqrt(static_cast<float>(task.weight.rows)));
+    layer.bits = std::make_unique<LayerBits>(task.stats.at(kHistogram), layer.unit.view(), layer.levels,
+                                             task.weight.rows);
+    if (options_.offset) keep_residuals(task, quantized, layer);
     for (size_t k = 0; k + 1 < layer.levels.size(); ++k)
       layer.increments.push_back(static_cast<Level>(layer.levels[k + 1] - layer.levels[k]));
     layers_.insert_or_assign(task.id, std::move(layer));
   }
 
-  Precision choose(const std::string& id, std::span<const Step>, Matrix<const float> x,
+  void allot() override {
+    if (options_.budget == "price") {
+      std::vector<LayerBits> all;
+      for (const auto& [id, layer] : layers_) all.push_back(*layer.bits);
+      if (all.empty()) return;
+      const double scale = solve_threshold_scale(all, options_.bits);
+      for (auto& [id, layer] : layers_) layer.set_scale(scale);
+    } else {
+      for (auto& [id, layer] : layers_) layer.set_bits(options_.bits);
+    }
+  }
+
+  bool tunes() const override { return options_.budget == "greedy"; }
+
+  // After TEAL's block-wise greedy allocation (Liu et al., 2408.14690, algorithm 1), with bits for sparsity:
+  // from more bits than there are, the layer gives way whose loss hurts the block's output least.
+  void tune(BlockTrial& trial) override {
+    constexpr double kHeadroom = 1.0;  // bits above the budget that the search starts from
+    constexpr double kStep = 0.1;      // bits of the block's mean that one step gives up
+    struct Candidate {
+      Layer* layer;
+      double bits, share;
+    };
+    std::vector<Candidate> candidates;
+    double weights = 0;
+    for (const std::string& id : trial.layers()) {
+      Layer& layer = layers_.at(id);
+      candidates.push_back(
+          {&layer, std::min<double>(options_.bits + kHeadroom, layer.levels.back()), layer.bits->weights()});
+      weights += layer.bits->weights();
+    }
+    double mean = 0;
+    for (Candidate& each : candidates) {
+      each.share /= weights;
+      each.layer->set_bits(each.bits);
+      mean += each.share * each.bits;
+    }
+    while (mean > options_.bits) {
+      const double step = std::min(kStep, mean - options_.bits);
+      Candidate* best = nullptr;
+      double least = HUGE_VAL;
+      for (Candidate& each : candidates) {
+        if (each.bits - step / each.share < each.layer->levels.front()) continue;
+        each.layer->set_bits(each.bits - step / each.share);
+        if (const double error = trial.error(); error < least) least = error, best = &each;
+        each.layer->set_bits(each.bits);
+      }
+      if (!best) fail("policy 'grinqh': no layer of {} can give up bits", trial.layers().front());
+      best->bits -= step / best->share;
+      best->layer->set_bits(best->bits);
+      mean -= step;
+    }
+  }
+
+  Precision choose(const std::string& id, std::span<const Step> steps, Matrix<const float> x,
                    Matrix<Level> scratch) const override {
     const Layer& layer = layers_.at(id);
     constexpr int64_t kTaskTokens = 64;
     parallel_for((x.rows + kTaskTokens - 1) / kTaskTokens, [&](int64_t task) {
-      for (int64_t t = task * kTaskTokens; t < std::min((task + 1) * kTaskTokens, x.rows); ++t)
-        grade(x.row_span(t), layer.thresholds.view(), layer.increments, layer.levels.front(),
-              scratch.row_span(t));
+      for (int64_t t = task * kTaskTokens; t < std::min((task + 1) * kTaskTokens, x.rows); ++t) {
+        const std::span<Level> levels = scratch.row_span(t);
+        if (steps[static_cast<size_t>(t)].position < options_.full_tokens)
+          std::ranges::fill(levels, layer.full);
+        else if (options_.selection == "exact")
+          layer.grade_exactly(x.row_span(t), levels);
+        else
+          layer.grade(x.row_span(t), levels);
+      }
     });
     return {kFullLevel, scratch};
   }
 
+  std::span<const float> offset(const std::string& id) const override { return layers_.at(id).offset; }
+
  private:
   struct Layer {
+    Level full = 0;
     std::vector<Level> levels, increments;
-    MatrixBuffer<float> thresholds;  // [steps, in]
+    MatrixBuffer<float> unit, thresholds;  // [steps, in]: at scale 1, and those in force
+    std::unique_ptr<LayerBits> bits;
+    double target = 0;  // mean bits that the thresholds in force are for
+    // With an offset: E[x_i | bin] P(bin) of every channel, and by level what the weights are off by.
+    std::vector<float> sums;                     // [in, LogHistogram::kBins]
+    std::vector<MatrixBuffer<float>> residuals;  // by level [out, in]
+    std::vector<float> offset;                   // [out]
+
+    void set_bits(double mean) { set_scale(solve_threshold_scale({bits.get(), 1}, mean)); }
+    void set_scale(double scale) {
+      target = bits->mean(scale);
+      thresholds = MatrixBuffer<float>(unit.rows(), unit.cols());
+      for (int64_t i = 0; i < unit.size(); ++i)
+        thresholds.data()[i] = unit.data()[i] * static_cast<float>(scale);
+      if (!residuals.empty()) find_offset();
+    }
+
+    void grade(std::span<const float> x, std::span<Level> chosen) const {
+      grinqh::grade(x, thresholds.view(), increments, levels.front(), chosen);
+    }
+
+    // Bisection on a factor of x, which stands for the token's own scale.
+    void grade_exactly(std::span<const float> x, std::span<Level> chosen) const {
+      const double budget = target * static_cast<double>(x.size());
+      thread_local std::vector<float> scaled;
+      scaled.resize(x.size());
+      double low = -12, high = 12;  // of its logarithm
+      for (int step = 0; step < 20; ++step) {
+        const double middle = 0.5 * (low + high);
+        const auto factor = static_cast<float>(std::exp2(middle));
+        std::ranges::transform(x, scaled.begin(), [&](float value) { return value * factor; });
+        grade(scaled, chosen);
+        const double read = std::accumulate(chosen.begin(), chosen.end(), int64_t{0});
+        (read > budget ? high : low) = middle;
+      }
+      const auto factor = static_cast<float>(std::exp2(low));  // never above the budget
+      std::ranges::transform(x, scaled.begin(), [&](float value) { return value * factor; });
+      grade(scaled, chosen);
+    }
+
+    // sum over levels and channels of E[x_i 1(level = b)] (W - D_b)[:, i].
+    void find_offset() {
+      const int64_t in = thresholds.cols();
+      std::vector<double> sum(static_cast<size_t>(residuals.front().rows()), 0.0);
+      for (size_t k = 0; k < residuals.size(); ++k)
+        for (int64_t i = 0; i < in; ++i) {
+          const auto at = static_cast<int64_t>(k);
+          const double from = k == 0 ? 0.0 : static_cast<double>(thresholds.row(at - 1)[i]);
+          const double to = at < thresholds.rows() ? static_cast<double>(thresholds.row(at)[i]) : HUGE_VAL;
+          const double mean = mean_between(i, from, to);
+          for (size_t n = 0; n < sum.size(); ++n)
+            sum[n] += mean * static_cast<double>(residuals[k].row(static_cast<int64_t>(n))[i]);
+        }
+      offset.assign(sum.begin(), sum.end());
+    }
+
+    // E[x_i 1(from < |x_i| <= to)], values taken as evenly spread within a bin.
+    double mean_between(int64_t channel, double from, double to) const {
+      double sum = 0;
+      for (int bin = 0; bin < LogHistogram::kBins; ++bin) {
+        const double low = LogHistogram::lower_edge(bin), high = LogHistogram::lower_edge(bin + 1);
+        const double inside = std::min(high, to) - std::max(low, from);
+        if (inside > 0)
+          sum += static_cast<double>(sums[static_cast<size_t>(channel * LogHistogram::kBins + bin)]) *
+                 inside / (high - low);
+      }
+      return sum;
+    }
   };
+
+  static void keep_residuals(const LinearTask& task, const QuantizedLinear& quantized, Layer& layer) {
+    const std::span<const float> sums = task.stats.at(kSums);
+    layer.sums.assign(sums.begin(), sums.end());
+    for (const Level level : layer.levels) {
+      MatrixBuffer<float>& residual = layer.residuals.emplace_back(task.weight.rows, task.weight.cols);
+      MatrixBuffer<float> decoded;
+      if (level > 0) decoded = quantized.dequantize(level);
+      for (int64_t row = 0; row < task.weight.rows; ++row)
+        for (int64_t i = 0; i < task.weight.cols; ++i)
+          residual.row(row)[i] = task.weight(row, i) - (level > 0 ? decoded.row(row)[i] : 0.0f);
+    }
+  }
 
   // |x| alone as the score: every channel has the layer's mean error.
   static void average_channels(MatrixBuffer<double>& errors) {
@@ -82,6 +248,10 @@ class GradedPolicy final : public PrecisionPolicy {
       const double sum = std::accumulate(errors.row(k), errors.row(k) + errors.cols(), 0.0);
       std::fill_n(errors.row(k), errors.cols(), sum / static_cast<double>(errors.cols()));
     }
+  }
+
+  static void multiply(MatrixBuffer<float>& matrix, float factor) {
+    for (int64_t i = 0; i < matrix.size(); ++i) matrix.data()[i] *= factor;
   }
 
   Options options_;

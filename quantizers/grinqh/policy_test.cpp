@@ -1,3 +1,6 @@
+#include <functional>
+#include <numeric>
+
 #include "core/registry.h"
 #include "model_files.h"
 #include "numbers.h"
@@ -53,6 +56,7 @@ std::unique_ptr<PrecisionPolicy> make(double bits, const std::string& score = "e
 
 void prepare(PrecisionPolicy& policy, const QuantizedLinear& layer) {
   policy.prepare({"layer", weight(), stats()}, layer);
+  policy.allot();
 }
 
 MatrixBuffer<Level> choose(const PrecisionPolicy& policy, Matrix<const float> x) {
@@ -192,6 +196,136 @@ TEST(GradedPolicy, ReadsEverythingOrNothingAtTheEndsOfTheLevels) {
   EXPECT_NEAR(mean(choose(*nothing, activations())), 0.0, 1e-3);
   const auto zeros = MatrixBuffer<float>::zeroed(2, kIn);
   EXPECT_EQ(mean(choose(*all, zeros)), 0.0) << "an input of zero needs no weight";
+}
+
+std::unique_ptr<PrecisionPolicy> make_with(Settings settings) {
+  settings.emplace("bits", Setting{3.0, ""});
+  return Registry<PrecisionPolicy>::get().make("grinqh", settings);
+}
+
+TEST(GradedPolicy, ExactSelectionReadsTheSameForEveryToken) {
+  const auto layer = nested(kLevelSets[1]);
+  const auto policy = make_with({{"selection", {"exact", ""}}}), threshold = make(3.0);
+  prepare(*policy, *layer);
+  prepare(*threshold, *layer);
+  const MatrixBuffer<Level> exact = choose(*policy, activations()),
+                            floating = choose(*threshold, activations());
+  double widest = 0;
+  for (int64_t t = 0; t < kTokens; ++t) {
+    const auto mean_of = [&](const MatrixBuffer<Level>& levels) {
+      const std::span<const Level> row = levels.view().row_span(t);
+      return std::accumulate(row.begin(), row.end(), 0.0) / kIn;
+    };
+    EXPECT_LE(mean_of(exact), 3.0 + 0.02);
+    EXPECT_GE(mean_of(exact), 3.0 - 8.0 / kIn - 0.02) << "at most one channel's levels are left over";
+    widest = std::max(widest, std::abs(mean_of(floating) - 3.0));
+  }
+  EXPECT_GT(widest, 0.2) << "thresholds let tokens differ";
+}
+
+TEST(GradedPolicy, FirstTokensReadEverything) {
+  const auto layer = nested(kLevelSets[0]);
+  const auto policy = make_with({{"full_tokens", {2, ""}}}), plain = make(3.0);
+  prepare(*policy, *layer);
+  prepare(*plain, *layer);
+  const Matrix<const float> x = activations().view().rows_between(0, 4);
+  std::vector<Step> steps;
+  for (int32_t position : {5, 0, 2, 1}) steps.push_back({Phase::decode, position, 0});
+  MatrixBuffer<Level> found(4, kIn), expected(4, kIn);
+  policy->choose("layer", steps, x, found);
+  plain->choose("layer", steps, x, expected);
+  for (int64_t t = 0; t < 4; ++t)
+    for (int64_t i = 0; i < kIn; ++i)
+      ASSERT_EQ(found.row(t)[i], t == 1 || t == 3 ? Level{8} : expected.row(t)[i]) << t;
+}
+
+// E over the calibration tokens of what is not read of the weights, by definition.
+TEST(GradedPolicy, OffsetIsTheMeanOfWhatIsNotRead) {
+  MatrixBuffer<float> x = testing::random_matrix(kTokens, kIn, 8);
+  for (int64_t i = 0; i < x.size(); ++i) x.data()[i] += 0.5f;  // a mean to make up for
+  LayerStats all;
+  for (const char* name : {"magnitude_histogram", "signed_histogram"}) {
+    const auto collector = Registry<Collector>::get().make(name);
+    collector->observe(x);
+    all.values.emplace(name, collector->finish());
+  }
+  const auto layer = nested(kLevelSets[1]);
+  const auto policy = make_with({{"offset", {true, ""}}});
+  policy->prepare({"layer", weight(), all}, *layer);
+  policy->allot();
+  const MatrixBuffer<Level> levels = choose(*policy, x);
+  std::vector<double> expected(kOut, 0.0);
+  for (const int level : kLevelSets[1]) {
+    const MatrixBuffer<float> decoded = layer->dequantize(static_cast<Level>(level));
+    for (int64_t i = 0; i < kIn; ++i) {
+      double mean = 0;
+      for (int64_t t = 0; t < kTokens; ++t)
+        if (levels.row(t)[i] == level) mean += static_cast<double>(x.row(t)[i]) / kTokens;
+      for (int64_t n = 0; n < kOut; ++n)
+        expected[static_cast<size_t>(n)] +=
+            mean * static_cast<double>(weight().row(n)[i] - (level ? decoded.row(n)[i] : 0.0f));
+    }
+  }
+  const std::span<const float> found = policy->offset("layer");
+  ASSERT_EQ(found.size(), expected.size());
+  double error = 0, size = 0;
+  for (size_t n = 0; n < expected.size(); ++n) {
+    error += std::pow(static_cast<double>(found[n]) - expected[n], 2);
+    size += expected[n] * expected[n];
+  }
+  EXPECT_LT(std::sqrt(error / size), 0.03) << "bins are a quarter of an octave wide";
+  EXPECT_TRUE(make(3.0)->needs().size() == 1 && policy->needs().size() == 2);
+}
+
+// Two layers of which one matters a hundred times as much: by its gradient, or by what a block shows.
+class TwoLayers : public ::testing::Test {
+ protected:
+  LayerStats with_gradient(float gradient) const {
+    LayerStats all = stats();
+    all.values.emplace("output_gradient", std::vector<float>(kOut, gradient));
+    return all;
+  }
+  double mean_of(const PrecisionPolicy& policy, const std::string& id) const {
+    MatrixBuffer<Level> levels(kTokens, kIn);
+    policy.choose(id, std::vector<Step>(kTokens, {Phase::decode, 0, 0}), activations(), levels);
+    return mean(levels);
+  }
+  std::unique_ptr<QuantizedLinear> layer_ = nested(kLevelSets[1]);
+};
+
+TEST_F(TwoLayers, OnePriceGivesBitsToTheLayerThatTheLossFeels) {
+  const auto policy = make_with({{"budget", {"price", ""}}});
+  const LayerStats much = with_gradient(100), little = with_gradient(1);
+  policy->prepare({"much", weight(), much}, *layer_);
+  policy->prepare({"little", weight(), little}, *layer_);
+  policy->allot();
+  const double a = mean_of(*policy, "much"), b = mean_of(*policy, "little");
+  EXPECT_NEAR((a + b) / 2, 3.0, 0.02);
+  EXPECT_GT(a, b + 1);
+}
+
+class WeightedTrial final : public BlockTrial {
+ public:
+  WeightedTrial(std::function<double(const std::string&)> bits) : bits_(std::move(bits)) {}
+  const std::vector<std::string>& layers() const override { return layers_; }
+  // 2^(-2 bits) is how errors fall.
+  double error() override { return 100 * std::exp2(-2 * bits_("much")) + std::exp2(-2 * bits_("little")); }
+
+ private:
+  std::vector<std::string> layers_{"much", "little"};
+  std::function<double(const std::string&)> bits_;
+};
+
+TEST_F(TwoLayers, GreedyTakesBitsFromTheLayerThatHurtsLeast) {
+  const auto policy = make_with({{"budget", {"greedy", ""}}});
+  ASSERT_TRUE(policy->tunes());
+  for (const char* id : {"much", "little"}) policy->prepare({id, weight(), stats()}, *layer_);
+  policy->allot();
+  WeightedTrial trial([&](const std::string& id) { return mean_of(*policy, id); });
+  policy->tune(trial);
+  const double a = mean_of(*policy, "much"), b = mean_of(*policy, "little");
+  EXPECT_NEAR((a + b) / 2, 3.0, 0.03);
+  EXPECT_GT(a, b + 1) << "the best split of 6 bits is 3 + log4(10), 3 - log4(10), within the headroom";
 }
 
 TEST(GradedPolicy, RefusesBudgetsAndLevelsThatTheLayerDoesNotHave) {

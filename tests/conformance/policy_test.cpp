@@ -31,13 +31,14 @@ void PrintTo(const Pair& pair, std::ostream* out) { *out << pair.policy << " on 
 class EveryPolicy : public ::testing::TestWithParam<Pair> {
  protected:
   void SetUp() override {
-    quantized_ = Registry<Quantizer>::get().make(GetParam().quantizer)->quantize(layer().task());
+    quantized_ = testing::quantize(*Registry<Quantizer>::get().make(GetParam().quantizer), layer().task());
     policy_ = Registry<PrecisionPolicy>::get().make(GetParam().policy);
     LayerStats needed;
     for (const std::string& name : policy_->needs())
       needed.values.emplace(name, layer().stats.values.at(name));
     try {
       policy_->prepare({layer().task().id, layer().weight, needed}, *quantized_);
+      policy_->allot();
       covered_ = true;
     } catch (const BadInput& error) {
       // Allowed, if it says what the layer has.
@@ -103,6 +104,7 @@ TEST_P(EveryPolicy, CanBePreparedAgain) {
   if (!covered_) return;
   const std::vector<Level> expected = values(levels(0, 50));
   policy_->prepare(layer().task(), *quantized_);
+  policy_->allot();
   EXPECT_EQ(values(levels(0, 50)), expected);
 }
 
@@ -113,8 +115,7 @@ TEST_P(EveryPolicy, UnknownOptionsAreRejected) {
 }
 
 TEST_P(EveryPolicy, StatisticsThatItNeedsAreCollectedSomewhere) {
-  for (const std::string& name : policy_->needs())
-    EXPECT_TRUE(Registry<Collector>::get().contains(name)) << name;
+  for (const std::string& name : policy_->needs()) EXPECT_TRUE(testing::is_collected(name)) << name;
 }
 
 INSTANTIATE_TEST_SUITE_P(Registered, EveryPolicy, ::testing::ValuesIn(pairs()),
@@ -124,7 +125,7 @@ INSTANTIATE_TEST_SUITE_P(Registered, EveryPolicy, ::testing::ValuesIn(pairs()),
 TEST(Policies, RunOnALayerOfSeveralLevels) {
   int covered = 0;
   for (const std::string& name : Registry<Quantizer>::get().names())
-    covered += Registry<Quantizer>::get().make(name)->quantize(layer().task())->levels().size() > 1;
+    covered += testing::quantize(*Registry<Quantizer>::get().make(name), layer().task())->levels().size() > 1;
   EXPECT_GT(covered, 0);
 }
 

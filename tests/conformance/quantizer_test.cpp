@@ -20,12 +20,18 @@ class EveryQuantizer : public ::testing::TestWithParam<std::string> {
   }
 
   // Only the statistics that it says it needs.
-  static std::unique_ptr<QuantizedLinear> quantize(const Quantizer& quantizer, const RandomLayer& random) {
-    LayerStats needed;
-    needed.tokens = random.stats.tokens;
-    for (const std::string& name : quantizer.needs())
-      needed.values.emplace(name, random.stats.values.at(name));
-    return quantizer.quantize({random.task().id, random.weight, needed});
+  static std::unique_ptr<QuantizedLinear> quantize(Quantizer& quantizer, const RandomLayer& random) {
+    const auto only = [&](const CollectorNames& names) {
+      LayerStats needed;
+      needed.tokens = random.stats.tokens;
+      for (const std::string& name : names) needed.values.emplace(name, random.stats.values.at(name));
+      return needed;
+    };
+    if (quantizer.surveys()) {
+      quantizer.survey({random.task().id, random.weight, only(quantizer.survey_needs())});
+      quantizer.allot();
+    }
+    return quantizer.quantize({random.task().id, random.weight, only(quantizer.needs())});
   }
 
   static double error_at(const QuantizedLinear& quantized, Level level) {
@@ -88,7 +94,16 @@ TEST_P(EveryQuantizer, BitsAreThoseOfItsBuffers) {
   for (const Level level : quantized->levels()) {
     const BitCount read = quantized->read_bits(LevelCounts::uniform(level, RandomLayer::kIn));
     EXPECT_LE(read.total(), quantized->stored_bits().total()) << int{level};
-    EXPECT_EQ(read.codes(), level * quantized->weights()) << "a level is a width in bits";
+    // A level is a width in bits: that of all codes or, in a layout that lists several widths, of the widest.
+    const Json attributes = quantized->attributes();
+    if (attributes.contains("widths")) {
+      const auto widths = attributes.at("widths").get<std::vector<int>>();
+      EXPECT_EQ(std::ranges::max(widths), quantized->full_level());
+      EXPECT_LE(read.codes(), level * quantized->weights());
+      EXPECT_GE(read.codes(), std::ranges::min(widths) * quantized->weights());
+    } else {
+      EXPECT_EQ(read.codes(), level * quantized->weights());
+    }
   }
 }
 
@@ -142,13 +157,16 @@ TEST_P(EveryQuantizer, UnknownOptionsAreRejected) {
 }
 
 TEST_P(EveryQuantizer, StatisticsThatItNeedsAreCollectedSomewhere) {
-  for (const std::string& name : make()->needs())
-    EXPECT_TRUE(Registry<Collector>::get().contains(name)) << name;
+  for (const std::string& name : make()->needs()) EXPECT_TRUE(testing::is_collected(name)) << name;
 }
 
 TEST_P(EveryQuantizer, MissingStatisticsAreNamed) {
   const auto quantizer = make();
   if (quantizer->needs().empty()) return;
+  if (quantizer->surveys()) {
+    quantizer->survey({"layer", layer().weight.view(), layer().stats});
+    quantizer->allot();
+  }
   const LayerStats nothing;
   EXPECT_REFUSED(quantizer->quantize({"layer", layer().weight.view(), nothing}), "was not collected");
 }
@@ -171,6 +189,7 @@ INSTANTIATE_TEST_SUITE_P(Registered, EveryQuantizer, ::testing::ValuesIn(Registr
 TEST(Registries, HoldNoNameTwice) {
   EXPECT_TRUE(Registry<Quantizer>::get().conflicts().empty());
   EXPECT_TRUE(Registry<Collector>::get().conflicts().empty());
+  EXPECT_TRUE(Registry<GradientCollector>::get().conflicts().empty());
 }
 
 }  // namespace

@@ -73,5 +73,56 @@ TEST(AffineGrid, ErrorIsAtMostHalfAStep) {
     }
 }
 
+double loss(const AffineGridRule& rule, const AffineGrid& grid, const std::vector<float>& group,
+            double norm) {
+  double sum = 0;
+  for (const float w : group)
+    sum += std::pow(std::abs(static_cast<double>(w - rule.decode(rule.round(w, grid), grid))), norm);
+  return sum;
+}
+
+// The grid of the range [low, high] that includes zero, by the formulas.
+AffineGrid of_range(int bits, bool symmetric, float low, float high) {
+  const float steps = static_cast<float>((1 << bits) - 1);
+  const uint16_t scale = to_half((high - low) / steps);
+  if (symmetric) return {scale, static_cast<uint8_t>(1 << (bits - 1))};
+  return {scale, static_cast<uint8_t>(std::clamp(std::nearbyint(-low / from_half(scale)), 0.0f, steps))};
+}
+
+TEST(AffineGrid, ClipSearchFindsTheBestOfAllShares) {
+  int better = 0;
+  for (const bool symmetric : {false, true})
+    for (const int bits : {2, 3, 4})
+      for (uint64_t seed = 1; seed <= 8; ++seed) {
+        std::vector<float> group = testing::random_vector(37, seed);  // a multiple of no block
+        group[5] *= 4;
+        AffineGridRule rule{bits, symmetric, {true}};
+        if (seed > 4) rule.clip.grid = 20, rule.clip.max_shrink = 0.5, rule.clip.norm = 1.0;
+        const AffineGrid found = rule.fit(group, "layer");
+        float low = *std::ranges::min_element(group), high = *std::ranges::max_element(group);
+        if (symmetric) high = std::max(high, -low), low = -high;
+        double least = HUGE_VAL;
+        for (int i = 0; i < (seed > 4 ? 10 : 80); ++i) {
+          const float share = 1.0f - static_cast<float>(i) / static_cast<float>(seed > 4 ? 20 : 100);
+          const AffineGrid grid = of_range(bits, symmetric, share * low, share * high);
+          least = std::min(least, loss(rule, grid, group, rule.clip.norm));
+        }
+        EXPECT_NEAR(loss(rule, found, group, rule.clip.norm), least, 1e-5 * least);
+        const AffineGrid full = AffineGridRule{bits, symmetric}.fit(group, "layer");
+        const double unclipped = loss(rule, full, group, rule.clip.norm);
+        EXPECT_LE(loss(rule, found, group, rule.clip.norm), unclipped);
+        better += loss(rule, found, group, rule.clip.norm) < 0.99 * unclipped;
+      }
+  EXPECT_GT(better, 24) << "of 48 groups with an outlier";
+}
+
+TEST(AffineGrid, ClipSearchKeepsARangeThatFits) {
+  // Weights on the grid of their range: nothing can be better.
+  const std::vector<float> group{-1, 0, 1, 2, 2, 1};
+  const AffineGrid grid = AffineGridRule{2, false, {true}}.fit(group, "layer");
+  EXPECT_EQ(from_half(grid.scale), 1.0f);
+  EXPECT_EQ(grid.zero, 1);
+}
+
 }  // namespace
 }  // namespace grinqh

@@ -88,8 +88,12 @@ TEST_F(Artifacts, CalibrationKeepsQuantizedLayersValuesAndWhatLayersShare) {
   const auto alone = std::make_shared<LayerStats>(LayerStats{7, {{"mean", {4.0f, 5.0f}}}});
   CachedCalibration saved;
   saved.seconds = 1.25;
+  // One layer that shares its input has statistics of its own too.
+  const auto own = std::make_shared<LayerStats>(LayerStats{300, {{"gradient", {9.0f}}}});
+  const auto both = std::make_shared<LayerStats>(LayerStats{512, {}, {shared, own}});
   saved.calibrated.stats = {{"model.layers.0.self_attn.q_proj", shared},
                             {"model.layers.0.self_attn.k_proj", shared},
+                            {"model.layers.0.self_attn.v_proj", both},
                             {"model.layers.0.mlp.down_proj", alone}};
   MatrixBuffer<float> weight(6, 40);
   for (int64_t i = 0; i < weight.size(); ++i) weight.data()[i] = std::sin(static_cast<float>(i));
@@ -102,7 +106,7 @@ TEST_F(Artifacts, CalibrationKeepsQuantizedLayersValuesAndWhatLayersShare) {
   const auto loaded = cache_.load_calibration("k");
   ASSERT_TRUE(loaded);
   EXPECT_EQ(loaded->seconds, 1.25);
-  ASSERT_THAT(loaded->calibrated.stats, SizeIs(3));
+  ASSERT_THAT(loaded->calibrated.stats, SizeIs(4));
   for (const auto& [id, stats] : saved.calibrated.stats) {
     EXPECT_EQ(loaded->calibrated.stats.at(id)->tokens, stats->tokens);
     EXPECT_EQ(loaded->calibrated.stats.at(id)->values, stats->values);
@@ -110,6 +114,11 @@ TEST_F(Artifacts, CalibrationKeepsQuantizedLayersValuesAndWhatLayersShare) {
   EXPECT_EQ(loaded->calibrated.stats.at("model.layers.0.self_attn.q_proj"),
             loaded->calibrated.stats.at("model.layers.0.self_attn.k_proj"))
       << "one object for layers that share an input";
+  const LayerStats& read_both = *loaded->calibrated.stats.at("model.layers.0.self_attn.v_proj");
+  EXPECT_THAT(read_both.parts, ElementsAre(loaded->calibrated.stats.at("model.layers.0.self_attn.q_proj"),
+                                           ::testing::Pointee(::testing::Field(&LayerStats::tokens, 300))));
+  EXPECT_THAT(read_both.at("gradient"), ElementsAre(9.0f));
+  EXPECT_EQ(read_both.at("mean").data(), read_both.parts[0]->values.at("mean").data()) << "not a copy";
   const auto& read = loaded->calibrated.model.layers.at("model.layers.0.self_attn.q_proj");
   EXPECT_EQ(read->layout(), layer->layout());
   EXPECT_EQ(read->attributes(), layer->attributes());

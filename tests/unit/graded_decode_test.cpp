@@ -43,6 +43,7 @@ struct Graded {
           policy->prepare({layer->id, weight, *calibrated.stats.at(layer->id)},
                           *calibrated.model.layers.at(layer->id));
         }
+    policy->allot();
     quantized = std::move(calibrated.model);
   }
 

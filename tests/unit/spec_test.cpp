@@ -46,6 +46,8 @@ TEST_F(Spec, DefaultsOfASmallExperiment) {
   EXPECT_EQ(spec.calibration.windows, 128);
   EXPECT_EQ(spec.calibration.context, 1024);
   EXPECT_EQ(spec.calibration.inputs, CalibrationInputs::quantized);
+  EXPECT_EQ(spec.calibration.gradient_windows, 100);
+  EXPECT_EQ(spec.calibration.gradient_context, 512);
   ASSERT_EQ(spec.evaluations.size(), 1u);
   const EvaluationSpec& evaluation = spec.evaluations[0];
   EXPECT_EQ(evaluation.text, folder_ / "held.txt");
@@ -59,6 +61,7 @@ TEST_F(Spec, EverythingThatCanBeSaid) {
   const ExperimentSpec spec = read(
       "title = \"T\"\ndevice = \"cpu\"\n[[models]]\npath = \"model\"\n[[models]]\npath = \"model\"\n"
       "[calibration]\ntext = \"calibration.txt\"\nwindows = 4\ncontext = 64\ninputs = \"float\"\n"
+      "gradient_windows = 3\ngradient_context = 32\n"
       "[[methods]]\nquantizer = \"rtn\"\nbits = [4, 3]\n[[methods]]\nquantizer = \"grinqh\"\n"
       "[[evaluations]]\nkind = \"perplexity\"\ntext = \"held.txt\"\ncontext = 32\nphase = \"continuation\"\n"
       "prefill_tokens = 31\nreference = \"float\"\nprotocol = \"llama.cpp\"\n"
@@ -69,6 +72,8 @@ TEST_F(Spec, EverythingThatCanBeSaid) {
   EXPECT_EQ(spec.calibration.windows, 4);
   EXPECT_EQ(spec.calibration.context, 64);
   EXPECT_EQ(spec.calibration.inputs, CalibrationInputs::floating);
+  EXPECT_EQ(spec.calibration.gradient_windows, 3);
+  EXPECT_EQ(spec.calibration.gradient_context, 32);
   ASSERT_EQ(spec.evaluations.size(), 2u);
   EXPECT_EQ(spec.evaluations[0].prompt_tokens(), 31);
   EXPECT_TRUE(spec.evaluations[0].reference);
@@ -142,6 +147,8 @@ TEST_F(Spec, ValuesOutOfRange) {
   EXPECT_REFUSED(read("device = \"cuda\"\n" + toml()), "f.toml:1", "'cuda'", "'cpu'");
   EXPECT_REFUSED(read(toml("[calibration]\nwindows = 0\n")), "f.toml:10", "windows = 0", "1 to");
   EXPECT_REFUSED(read(toml("[calibration]\ncontext = 1\n")), "f.toml:10", "context = 1", "2 to");
+  EXPECT_REFUSED(read(toml("[calibration]\ngradient_context = 1\n")), "f.toml:10", "gradient_context = 1",
+                 "2 to");
   EXPECT_REFUSED(read(toml("[calibration]\ninputs = \"quantised\"\n")), "f.toml:10", "'quantised'",
                  "did you mean 'quantized'?");
   EXPECT_REFUSED(read(toml("context = 1\n")), "f.toml:9", "context = 1", "2 to");

@@ -27,7 +27,9 @@ TEST(Sweep, OnePointHasItsDefaultsWrittenOut) {
   ASSERT_EQ(methods.size(), 1u);
   const MethodSpec& method = methods.front();
   EXPECT_EQ(method.label, "");
-  EXPECT_EQ(method.quantizer.options, Json::parse(R"({"bits": 4, "group": 128, "symmetric": false})"));
+  EXPECT_EQ(method.quantizer.options,
+            Json::parse(R"({"bits": 4, "group": 128, "symmetric": false, "mse": false,
+                                                      "mse_grid": 100, "mse_max_shrink": 0.8, "mse_norm": 2.4})"));
   EXPECT_THAT(method.quantizer.settings, IsEmpty());
   EXPECT_EQ(method.policy.name, "uniform");
   EXPECT_EQ(method.policy.options, Json::parse(R"({"level": 0})"));

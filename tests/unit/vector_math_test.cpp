@@ -95,6 +95,26 @@ TEST_P(VectorMath, SiluMultiply) {
   EXPECT_EQ(in_place, out);
 }
 
+TEST_P(VectorMath, SiluMultiplyBackward) {
+  std::vector<float> gate = random_vector(GetParam(), 11, 10.0), up = random_vector(GetParam(), 12);
+  const std::vector<float> gradient = random_vector(GetParam(), 13);
+  gate[0] = -100.0f;
+  const auto silu = [](double g) { return g / (1.0 + std::exp(-g)); };
+  std::vector<double> gate_expected, up_expected;
+  for (size_t i = 0; i < gate.size(); ++i) {
+    constexpr double kStep = 1e-5;
+    const auto g = static_cast<double>(gate[i]), out = static_cast<double>(gradient[i]);
+    gate_expected.push_back(out * static_cast<double>(up[i]) * (silu(g + kStep) - silu(g - kStep)) /
+                            (2 * kStep));
+    up_expected.push_back(out * silu(g));
+  }
+  silu_multiply_backward(gate, up, gradient);
+  for (size_t i = 0; i < gate.size(); ++i) {
+    EXPECT_NEAR(gate[i], gate_expected[i], 1e-6 * std::abs(gate_expected[i]) + 1e-7) << i;
+    EXPECT_NEAR(up[i], up_expected[i], 1e-6 * std::abs(up_expected[i]) + 1e-30) << i;
+  }
+}
+
 TEST_P(VectorMath, SumOfSquares) {
   const std::vector<float> x = random_vector(GetParam(), 9);
   double expected = 0;

@@ -1,0 +1,48 @@
+#include "quant/sensitivity.h"
+
+#include <cmath>
+
+namespace grinqh {
+
+namespace {
+
+constexpr const char* kFisher = "fisher_diagonal";
+constexpr const char* kSecondMoment = "second_moment";
+
+void check_values(std::span<const float> values, const std::string& layer, const char* statistic) {
+  for (const float value : values)
+    if (!std::isfinite(value) || value < 0)
+      bad_input("{}: statistic '{}' has a sensitivity of {}; it is finite and not negative", layer, statistic,
+                value);
+}
+
+}  // namespace
+
+CollectorNames Sensitivity::needs(const std::string& kind) {
+  if (kind == "fisher") return {kFisher};
+  if (kind == "second_moment") return {kSecondMoment};
+  return {};
+}
+
+Sensitivity::Sensitivity(const std::string& kind, const LinearTask& task) {
+  const int64_t out = task.weight.rows, in = task.weight.cols;
+  if (kind == "fisher") {
+    const std::span<const float> values = task.stats.at(kFisher);
+    check(values.size() == static_cast<size_t>(out * in), "fisher_diagonal: [out, in]");
+    check_values(values, task.id, kFisher);
+    by_weight_ = {values.data(), out, in};
+  } else if (kind == "second_moment") {
+    const std::span<const float> values = task.stats.at(kSecondMoment);
+    check(values.size() == static_cast<size_t>(in * in), "second_moment: [in, in]");
+    for (int64_t i = 0; i < in; ++i) shared_.push_back(values[static_cast<size_t>(i * in + i)]);
+    check_values(shared_, task.id, kSecondMoment);
+  } else {
+    shared_.assign(static_cast<size_t>(in), 1.0f);
+  }
+}
+
+std::span<const float> Sensitivity::row(int64_t row) const {
+  return by_weight_.empty() ? std::span<const float>(shared_) : by_weight_.row_span(row);
+}
+
+}  // namespace grinqh

@@ -1,0 +1,8 @@
+#include "quant/level_gemm.h"
+
+namespace grinqh {
+namespace {
+const RegisterKernel kernel{
+    {"aligned_2_4_16", Device::cpu, "level_gemm", "weights dequantized, float32", forward_by_levels}};
+}
+}  // namespace grinqh
