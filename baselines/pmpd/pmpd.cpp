@@ -69,7 +69,7 @@ struct PmpdOptions {
     v("rate", rate, Range{0, 1}, "learned: learning rate");
     v("weight_decay", weight_decay, Range{0, 10}, "learned: L2 on all parameters");
     v("dropout", dropout, Range{0, 0.9}, "learned: of attention weights");
-    v("seed", seed, Range{0, 0x1p53}, "of chance: prompts' lengths, training, drawn steps");
+    v("seed", seed, Range{0, 0x1p53}, "of chance: training, drawn steps");
   }
 
   void validate() const {
@@ -264,10 +264,9 @@ class Pmpd final : public PrecisionPolicy {
   // --- learned: one classifier for each pair of neighbouring levels ---
 
   void learn(ScheduleTrial& trial) {
-    const Json data{
-        {"levels", options_.levels},     {"samples", options_.samples},           {"prompt", options_.prompt},
-        {"segments", options_.segments}, {"continuation", options_.continuation}, {"label", options_.label},
-        {"seed", options_.seed}};
+    const Json data{{"levels", options_.levels},     {"samples", options_.samples},
+                    {"prompt", options_.prompt},     {"continuation", options_.continuation},
+                    {"segments", options_.segments}, {"label", options_.label}};
     Json training = data;
     training.update({{"tolerance", options_.tolerance},
                      {"label_bits", options_.label_bits},
@@ -275,7 +274,8 @@ class Pmpd final : public PrecisionPolicy {
                      {"batch", options_.batch},
                      {"rate", options_.rate},
                      {"weight_decay", options_.weight_decay},
-                     {"dropout", options_.dropout}});
+                     {"dropout", options_.dropout},
+                     {"seed", options_.seed}});
     const std::vector<Tokens> prompts = cut_prompts(trial.windows());
     std::vector<LabelledPrompt> labelled;
     const Chain whole = chain_;
@@ -308,10 +308,10 @@ class Pmpd final : public PrecisionPolicy {
     chain_ = whole;
   }
 
-  // Windows cut to random lengths, from a quarter of an hour's reading to all: at least min(32, n / 2)
-  // tokens.
+  // Windows cut to random lengths from min(32, n / 2) to all n tokens: the same whatever the seed, so that
+  // trainings of different seeds share what their labels are found from.
   std::vector<Tokens> cut_prompts(Matrix<const int32_t> windows) const {
-    Rng rng(static_cast<uint64_t>(options_.seed), 1);
+    Rng rng(0);
     std::vector<Tokens> prompts;
     const int64_t least = std::min<int64_t>(32, options_.prompt / 2);
     for (int64_t w = 0; w < windows.rows; ++w) {
