@@ -11,6 +11,7 @@
 #include "core/device.h"
 #include "core/registry.h"
 #include "core/text.h"
+#include "experiment/plan.h"
 #include "experiment/prepare.h"
 #include "experiment/rehearsal.h"
 #include "experiment/transforms.h"
@@ -91,12 +92,12 @@ std::vector<int32_t> encode_prompt(const Request& request, const Tokenizer& toke
 }
 
 // Few windows, as someone waits for the answer: a sweep sets its own.
+constexpr int64_t kWindows = 32, kContext = 256;
+
 MatrixBuffer<int32_t> calibration_windows(const Request& request, const Transformer& transformer,
-                                          const Tokenizer& tokenizer) {
-  constexpr int64_t kWindows = 32;
-  const int64_t context = std::min<int64_t>(256, transformer.model().config.max_context);
+                                          const Tokenizer& tokenizer, int64_t windows, int64_t context) {
   if (request.calibration == "self")
-    return sample_windows(transformer, kWindows, context, request.sampling.seed);
+    return sample_windows(transformer, windows, context, request.sampling.seed);
   const std::string text = read_file(request.calibration, "calibration text");
   const std::vector<int32_t> ids =
       encode_for_model(tokenizer, text, transformer.vocab(), request.calibration);
@@ -104,7 +105,7 @@ MatrixBuffer<int32_t> calibration_windows(const Request& request, const Transfor
   if (whole == 0)
     bad_input("{}: the text has {} tokens, one calibration window needs {}", request.calibration, ids.size(),
               context);
-  return spread_windows(ids, std::min(kWindows, whole), context);
+  return spread_windows(ids, std::min(windows, whole), context);
 }
 
 // The figures of a generation, for stderr.
@@ -167,7 +168,9 @@ int generate_text(const std::vector<std::string>& words) {
     plan.kept = Registry<PrecisionPolicy>::get().make(method.policy.name, method.policy.settings)->needs();
     plan.layers = method.layers;
     MatrixBuffer<int32_t> windows;
-    if (method.calibrates()) windows = calibration_windows(request, transformer, tokenizer);
+    if (method.calibrates())
+      windows = calibration_windows(request, transformer, tokenizer, kWindows,
+                                    std::min(kContext, model.config.max_context));
     plan.windows = windows.view();
     if (!method.transforms.empty()) {
       transformed = apply_transforms(method.transforms, model, windows, request.sampling.seed);
@@ -176,6 +179,12 @@ int generate_text(const std::vector<std::string>& words) {
     const auto quantizer = Registry<Quantizer>::get().make(method.quantizer.name, method.quantizer.settings);
     calibrated = calibrate_and_quantize(*subject, *quantizer, plan);
     policy = prepare_policy(method, *subject, calibrated, windows);
+    MemoryStore values;
+    plan_policy(*policy, method, *subject, calibrated.model,
+                {[&](int64_t count, int64_t context) {
+                   return calibration_windows(request, transformer, tokenizer, count, context);
+                 },
+                 values});
     prefill_level = method.prefill_level;
   }
 

@@ -81,6 +81,8 @@ class Perplexity final : public Evaluator {
       progress.advance(count * context);
     }
     report(scores, windows.count(), sink);
+    if (first_row + 1 == task.prefill_tokens && !scores.bits_codes.empty())
+      report_schedule(scores, windows.count(), sink);
   }
 
  private:
@@ -168,6 +170,19 @@ class Perplexity final : public Evaluator {
       sink.series("window_bits_codes", window_means(scores.bits_codes, windows), "bit");
       sink.series("token_bits_codes", scores.bits_codes, "bit");
     }
+  }
+
+  // Decode steps alone, as methods with schedules count: for each window the mean over its decode steps but
+  // the first (whose token the prompt gave), then the mean over windows.
+  static void report_schedule(const Scores& scores, int64_t windows, MetricSink& sink) {
+    const size_t each = scores.bits_codes.size() / static_cast<size_t>(windows);
+    constexpr size_t kFirst = 2;  // the row of the prompt's end, and decode step 0
+    if (each <= kFirst) return;
+    std::vector<double> means;
+    for (size_t w = 0; w < static_cast<size_t>(windows); ++w)
+      means.push_back(mean(std::span(scores.bits_codes).subspan(w * each + kFirst, each - kFirst)));
+    sink.scalar("schedule_bits", mean(means), "bit");
+    sink.series("window_schedule_bits", means, "bit");
   }
 };
 

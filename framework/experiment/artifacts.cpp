@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 
+#include "core/digest.h"
 #include "core/progress.h"
 #include "core/text.h"
 #include "store/hdf5.h"
@@ -249,6 +250,29 @@ void ArtifactCache::save_calibration(const std::string& key, const CachedCalibra
     hdf5::Group statistics = root.create_group("statistics");
     write_stats(cached.calibrated.stats, statistics);
   });
+}
+
+std::optional<std::vector<double>> ArtifactCache::load_values(const std::string& key) const {
+  return read_artifact(path("values", key),
+                       [](hdf5::Group& root) { return root.dataset("values").read<double>(); });
+}
+
+void ArtifactCache::save_values(const std::string& key, std::span<const double> values) const {
+  write_artifact(path("values", key), [&](hdf5::Group& root) {
+    root.write<double>("values", values, {static_cast<int64_t>(values.size())});
+  });
+}
+
+std::string CachedValues::key(std::string_view name) const {
+  return digest_of(Json{{"identity", identity_}, {"name", name}}.dump());
+}
+
+std::optional<std::vector<double>> CachedValues::load(std::string_view name) {
+  return cache_.load_values(key(name));
+}
+
+void CachedValues::save(std::string_view name, std::span<const double> values) {
+  cache_.save_values(key(name), values);
 }
 
 }  // namespace grinqh

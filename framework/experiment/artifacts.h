@@ -1,6 +1,6 @@
 // Stages of a sweep that several cells share, kept on disk by the digest of what they depend on: calibration
-// windows that were sampled, quantized weights with their
-// statistics, and the float model's final hidden states.
+// windows that were sampled, quantized weights with their statistics, the float model's final hidden states,
+// and what policies found out by trial.
 #pragma once
 
 #include <filesystem>
@@ -10,6 +10,7 @@
 #include <string>
 
 #include "calib/calibrate.h"
+#include "calib/schedule_trial.h"
 #include "eval/evaluator.h"
 
 namespace grinqh {
@@ -36,9 +37,26 @@ class ArtifactCache {
   std::optional<CachedCalibration> load_calibration(const std::string& key) const;
   void save_calibration(const std::string& key, const CachedCalibration& calibration) const;
 
+  std::optional<std::vector<double>> load_values(const std::string& key) const;
+  void save_values(const std::string& key, std::span<const double> values) const;
+
  private:
   std::filesystem::path path(const std::string& stage, const std::string& key) const;
   std::filesystem::path folder_;
+};
+
+// Named values of one context in the cache: what policies find out by trial.
+class CachedValues final : public ValueStore {
+ public:
+  // `identity`: of everything that the values depend on besides what their names say.
+  CachedValues(const ArtifactCache& cache, Json identity) : cache_(cache), identity_(std::move(identity)) {}
+  std::optional<std::vector<double>> load(std::string_view name) override;
+  void save(std::string_view name, std::span<const double> values) override;
+
+ private:
+  std::string key(std::string_view name) const;
+  const ArtifactCache& cache_;
+  Json identity_;
 };
 
 }  // namespace grinqh

@@ -4,6 +4,7 @@
 
 #include "core/digest.h"
 #include "core/text.h"
+#include "experiment/plan.h"
 #include "experiment/transforms.h"
 #include "store/result_file.h"
 
@@ -14,7 +15,10 @@ namespace {
 namespace fs = std::filesystem;
 
 bool needs_calibration(const ExperimentSpec& spec) {
-  return std::ranges::any_of(spec.methods, [](const MethodSpec& method) { return method.calibrates(); });
+  return std::ranges::any_of(spec.methods, [](const MethodSpec& method) {
+    const ValidationText validation = validation_of(method);
+    return method.calibrates() || (validation.windows > 0 && validation.text.empty());
+  });
 }
 
 std::string_view to_string(CalibrationInputs inputs) {
@@ -107,6 +111,10 @@ std::vector<Cell> make_cells(const ExperimentSpec& spec,
       identity["policy"] = method.policy.name;
       identity["policy_options"] = method.policy.options;
       identity["phase_prefill"] = method.prefill_level;
+      if (const Json validation = validation_identity(method); !validation.is_null()) {
+        identity["validation"] = validation;
+        identity["calibration"] = stage->calibration_identity;
+      }
       for (size_t e = 0; e < spec.evaluations.size(); ++e) {
         identity["evaluation"] = evaluations[e];
         Cell cell{stage.get(),

@@ -9,6 +9,7 @@
 #include "core/digest.h"
 #include "core/registry.h"
 #include "core/text.h"
+#include "experiment/plan.h"
 #include "experiment/prepare.h"
 #include "experiment/provenance.h"
 #include "experiment/rehearsal.h"
@@ -140,7 +141,7 @@ class Runner {
       identity["kept"] = group.kept;
       key = digest_of(identity.dump());
       if (auto cached = cache_.load_calibration(key)) return std::move(*cached);
-      windows = calibration_windows(stage);
+      windows = calibration_windows(stage, spec_.calibration.windows, spec_.calibration.context);
       plan.windows = windows.view();
     }
     const Transformer& transformer = subject(cell);
@@ -176,7 +177,8 @@ class Runner {
     const std::string key = identity.dump();
     if (transformed_ && transformed_->key == key) return transformed_->transformer;
     transformed_.reset();  // before the next one takes memory
-    const MatrixBuffer<int32_t> windows = calibration_windows(stage);
+    const MatrixBuffer<int32_t> windows =
+        calibration_windows(stage, spec_.calibration.windows, spec_.calibration.context);
     const Stopwatch watch;
     TransformedModel result =
         apply_transforms(transforms, stage.model, windows, static_cast<uint64_t>(spec_.seed));
@@ -184,18 +186,34 @@ class Runner {
     return transformed_->transformer;
   }
 
-  MatrixBuffer<int32_t> calibration_windows(const ModelStage& stage) const {
+  MatrixBuffer<int32_t> calibration_windows(const ModelStage& stage, int64_t windows, int64_t context) const {
     const CalibrationSpec& calibration = spec_.calibration;
-    if (calibration.text != "self")
-      return spread_windows(stage.calibration_tokens, calibration.windows, calibration.context);
-    const Json identity{{"model", stage.model.digest},
-                        {"windows", calibration.windows},
-                        {"context", calibration.context},
-                        {"seed", spec_.seed}};
+    if (calibration.text != "self") {
+      if (static_cast<int64_t>(stage.calibration_tokens.size()) < context)
+        bad_input("{}: the text has {} tokens, one window needs {}", calibration.text,
+                  stage.calibration_tokens.size(), context);
+      return spread_windows(stage.calibration_tokens, windows, context);
+    }
+    const Json identity{
+        {"model", stage.model.digest}, {"windows", windows}, {"context", context}, {"seed", spec_.seed}};
     return cache_.windows(digest_of(identity.dump()), [&] {
-      return sample_windows(stage.transformer, calibration.windows, calibration.context,
-                            static_cast<uint64_t>(spec_.seed));
+      return sample_windows(stage.transformer, windows, context, static_cast<uint64_t>(spec_.seed));
     });
+  }
+
+  // Lets the method's policy find its schedule on this model.
+  void plan(PrecisionPolicy& policy, const Cell& cell, const QuantizedModel& quantized) {
+    const MethodSpec& method = *cell.method;
+    const ModelStage& stage = *cell.stage;
+    Json identity = quantization_identity(spec_, stage, method);
+    identity["calibration"] = stage.calibration_identity;
+    identity["validation"] = validation_identity(method);
+    identity["phase_prefill"] = method.prefill_level;
+    CachedValues values(cache_, std::move(identity));
+    plan_policy(
+        policy, method, subject(cell), quantized,
+        {[&](int64_t windows, int64_t context) { return calibration_windows(stage, windows, context); },
+         values});
   }
 
   // Cells of one method: they share the prepared policy.
@@ -206,8 +224,10 @@ class Runner {
     std::unique_ptr<PrecisionPolicy> policy;
     try {
       MatrixBuffer<int32_t> windows;
-      if (method.calibrates()) windows = calibration_windows(stage);
+      if (method.calibrates())
+        windows = calibration_windows(stage, spec_.calibration.windows, spec_.calibration.context);
       policy = prepare_policy(method, subject(*cells.front()), calibrated, windows);
+      plan(*policy, *cells.front(), calibrated.model);
     } catch (const BadInput&) {
       throw;
     } catch (const Error& error) {
@@ -260,6 +280,8 @@ class Runner {
       kernels.insert(fmt::format("{}/{}/{}", kernel.layout, to_string(kernel.device), kernel.name));
     }
     result.provenance("kernels", join(std::vector<std::string>(kernels.begin(), kernels.end()), ", "));
+    if (const Json findings = policy.findings(); !findings.is_null())
+      result.provenance("policy_findings", findings.dump());
     write_provenance(cell, result);
     result.commit();
     ++outcome_.computed;

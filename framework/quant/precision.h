@@ -24,6 +24,8 @@ struct Step {
   Phase phase = Phase::prefill;
   int32_t position = 0;  // in its sequence
   int32_t index = 0;     // decode steps before this one
+  // What the sequence's schedule decided for this token (quant/schedule.h); nothing without one.
+  Level scheduled = kFullLevel;
 };
 
 // The level of every (token, input channel), or one for all.

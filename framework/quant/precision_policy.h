@@ -1,6 +1,7 @@
 // Which bits are read when. Any policy runs on any layout whose levels cover what it asks for.
 #pragma once
 
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -11,6 +12,7 @@
 #include "quant/precision.h"
 #include "quant/quantized_linear.h"
 #include "quant/quantizer.h"
+#include "quant/schedule.h"
 
 namespace grinqh {
 
@@ -39,6 +41,19 @@ class PrecisionPolicy {
   // A policy that looks for its decisions by trying them gets every block in turn, after allot().
   virtual bool tunes() const { return false; }
   virtual void tune(BlockTrial& trial) { (void)trial; }
+
+  // A policy whose levels depend on a sequence's past makes a schedule for every sequence, when its prompt
+  // has been processed; what the schedule decides comes back as Step::scheduled.
+  virtual ScheduleInput schedule_input() const { return ScheduleInput::nothing; }
+  virtual std::unique_ptr<SequenceSchedule> schedule(const Prompt& prompt) const {
+    (void)prompt;
+    return nullptr;
+  }
+  // A policy that finds its schedule by trial continues windows of a validation text, after tune().
+  virtual ValidationText validation() const { return {}; }
+  virtual void plan(ScheduleTrial& trial) { (void)trial; }
+  // What was decided from data, for the record; null: nothing.
+  virtual Json findings() const { return nullptr; }
 
   // Levels for a batch of decoded tokens at the inputs of one layer. x: [tokens, in], steps: [tokens]. A
   // policy that grades channels fills `scratch` [tokens, in] and returns a view of it; one that does not

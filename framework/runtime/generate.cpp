@@ -5,6 +5,7 @@
 
 #include "core/rng.h"
 #include "core/vector_math.h"
+#include "runtime/scheduled.h"
 
 namespace grinqh {
 
@@ -21,28 +22,49 @@ int32_t sample(std::span<const float> logits, double temperature, double uniform
   return argmax(logits);  // rounding left a rest: the draw was at the very end
 }
 
-std::vector<std::vector<int32_t>> generate(const Transformer& transformer, LinearExecutor& linears,
-                                           Matrix<const int32_t> prompts, int64_t count,
-                                           const Sampling& sampling,
-                                           const std::function<bool(size_t, int32_t)>& on_token) {
-  const auto sequences = static_cast<size_t>(prompts.rows);
-  KvCache cache = transformer.make_cache(prompts.rows, prompts.cols + count);
-  std::vector<Rng> random;
-  for (size_t s = 0; s < sequences; ++s) random.emplace_back(sampling.seed, sampling.first_stream + s);
-  std::vector<std::vector<int32_t>> generated(sequences);
+namespace {
 
-  Batch batch = Batch::of_windows(prompts, prompts.cols);
-  MatrixBuffer<float> last(prompts.rows, transformer.hidden());
-  MatrixBuffer<float> logits(prompts.rows, transformer.vocab());
-  for (int64_t step = 0; step < count; ++step) {
+Batch whole_prompts(const Prompts& prompts) {
+  Batch batch;
+  for (const auto& prompt : prompts) {
+    batch.sequences.push_back({batch.rows(), static_cast<int64_t>(prompt.size()), 0});
+    batch.tokens.insert(batch.tokens.end(), prompt.begin(), prompt.end());
+    for (size_t t = 0; t < prompt.size(); ++t)
+      batch.steps.push_back({Phase::prefill, static_cast<int32_t>(t), 0});
+  }
+  return batch;
+}
+
+}  // namespace
+
+std::vector<std::vector<int32_t>> generate(const Transformer& transformer, LinearExecutor& linears,
+                                           const Prompts& prompts, int64_t count, const Sampling& sampling,
+                                           const std::function<bool(size_t, int32_t)>& on_token) {
+  const auto sequences = static_cast<int64_t>(prompts.size());
+  size_t longest = 0;
+  std::vector<Rng> random;
+  for (size_t s = 0; s < prompts.size(); ++s) {
+    longest = std::max(longest, prompts[s].size());
+    random.emplace_back(sampling.seed, sampling.first_stream + s);
+  }
+  KvCache cache = transformer.make_cache(sequences, static_cast<int64_t>(longest) + count);
+  std::vector<std::vector<int32_t>> generated(prompts.size());
+
+  Schedules schedules(linears);
+  Batch batch = whole_prompts(prompts);
+  MatrixBuffer<float> last(sequences, transformer.hidden());
+  MatrixBuffer<float> logits(sequences, transformer.vocab());
+  for (int64_t index = 0; index < count; ++index) {
     const MatrixBuffer<float> features = transformer.run(batch, linears, &cache);
-    const int64_t length = batch.sequences[0].count;
-    for (int64_t s = 0; s < prompts.rows; ++s)
-      std::copy_n(features.row((s + 1) * length - 1), features.cols(), last.row(s));
+    for (int64_t s = 0; s < sequences; ++s) {
+      const SequenceRows& rows = batch.sequences[static_cast<size_t>(s)];
+      std::copy_n(features.row(rows.first_row + rows.count - 1), features.cols(), last.row(s));
+    }
     transformer.head(last, logits);
+    if (index == 0) schedules.begin(transformer, cache, prompts);
 
     Batch next;
-    for (size_t s = 0; s < sequences; ++s) {
+    for (size_t s = 0; s < prompts.size(); ++s) {
       const auto row = static_cast<int64_t>(s);
       const std::span<const float> scores = logits.view().row_span(row);
       const int32_t token = sampling.temperature > 0
@@ -50,14 +72,24 @@ std::vector<std::vector<int32_t>> generate(const Transformer& transformer, Linea
                                 : argmax(scores);
       generated[s].push_back(token);
       if (!on_token(s, token)) return generated;
-      const int64_t past = prompts.cols + step;
+      const int64_t past = static_cast<int64_t>(prompts[s].size()) + index;
       next.tokens.push_back(token);
       next.sequences.push_back({row, 1, past});
-      next.steps.push_back({Phase::decode, static_cast<int32_t>(past), static_cast<int32_t>(step)});
+      next.steps.push_back({Phase::decode, static_cast<int32_t>(past), static_cast<int32_t>(index),
+                            schedules.level(s, static_cast<int32_t>(index), scores)});
     }
     batch = std::move(next);
   }
   return generated;
+}
+
+std::vector<std::vector<int32_t>> generate(const Transformer& transformer, LinearExecutor& linears,
+                                           Matrix<const int32_t> prompts, int64_t count,
+                                           const Sampling& sampling,
+                                           const std::function<bool(size_t, int32_t)>& on_token) {
+  Prompts rows;
+  for (int64_t s = 0; s < prompts.rows; ++s) rows.push_back(prompts.row_span(s));
+  return generate(transformer, linears, rows, count, sampling, on_token);
 }
 
 }  // namespace grinqh

@@ -1,4 +1,4 @@
-// Token-by-token generation for a batch of prompts of equal length.
+// Token-by-token generation for a batch of prompts.
 #pragma once
 
 #include <cstdint>
@@ -18,8 +18,15 @@ struct Sampling {
 };
 
 // Continues every prompt by `count` tokens; the prompts run in phase prefill, each further token is one
-// decode step. `on_token(sequence, token)` is called as tokens come; returning false ends all. prompts:
-// [sequences, length]. Returns [sequences][count], shorter if ended.
+// decode step, at the level of its sequence's schedule if the executor's policy makes them.
+// `on_token(sequence, token)` is called as tokens come; returning false ends all. Returns [sequences][count],
+// shorter if ended.
+using Prompts = std::vector<std::span<const int32_t>>;
+std::vector<std::vector<int32_t>> generate(
+    const Transformer& transformer, LinearExecutor& linears, const Prompts& prompts, int64_t count,
+    const Sampling& sampling,
+    const std::function<bool(size_t, int32_t)>& on_token = [](size_t, int32_t) { return true; });
+// prompts: [sequences, length].
 std::vector<std::vector<int32_t>> generate(
     const Transformer& transformer, LinearExecutor& linears, Matrix<const int32_t> prompts, int64_t count,
     const Sampling& sampling,

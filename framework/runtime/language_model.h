@@ -2,6 +2,7 @@
 #pragma once
 
 #include "runtime/linear_executor.h"
+#include "runtime/scheduled.h"
 #include "runtime/transformer.h"
 
 namespace grinqh {
@@ -49,11 +50,13 @@ class QuantizedLanguageModel final : public LanguageModel {
         linears_(quantized, policy, prefill_level) {}
   int64_t hidden() const override { return transformer_.hidden(); }
   int64_t vocab() const override { return transformer_.vocab(); }
-  MatrixBuffer<float> features(const Batch& batch) override { return transformer_.run(batch, linears_); }
+  MatrixBuffer<float> features(const Batch& batch) override {
+    return run_scheduled(transformer_, batch, linears_, traffic_);
+  }
   void logits(Matrix<const float> features, Matrix<float> logits) const override {
     transformer_.head(features, logits);
   }
-  const RowTraffic* traffic() const override { return &linears_.traffic(); }
+  const RowTraffic* traffic() const override { return &traffic_; }
   int64_t quantized_weights() const override { return weights_; }
   LinearExecutor& linears() { return linears_; }
 
@@ -61,6 +64,7 @@ class QuantizedLanguageModel final : public LanguageModel {
   const Transformer& transformer_;
   int64_t weights_;
   QuantizedLinears linears_;
+  RowTraffic traffic_;
 };
 
 }  // namespace grinqh

@@ -27,6 +27,37 @@ void FloatLinears::run(const LinearWeights& linear, Matrix<const float> x, Matri
   if (!linear.bias.empty()) add_bias(y, to_float_vector(linear.bias));
 }
 
+namespace {
+
+bool one_level_a_row(Matrix<const Level> levels) {
+  if (levels.empty()) return false;
+  for (int64_t t = 0; t < levels.rows; ++t) {
+    const std::span<const Level> row = levels.row_span(t);
+    if (std::ranges::count(row, row[0]) != levels.cols) return false;
+  }
+  return true;
+}
+
+// Tokens that read all their channels at one level are multiplied together with those of the same level: a
+// level is decoded once, and each token is multiplied once, whatever the number of levels.
+void forward_by_rows(const Kernel& kernel, const QuantizedLinear& layer, const ForwardArgs& args) {
+  for (const Level level : layer.levels()) {
+    std::vector<int64_t> rows;
+    for (int64_t t = 0; t < args.x.rows; ++t)
+      if (args.precision.levels(t, 0) == level) rows.push_back(t);
+    if (rows.empty()) continue;
+    MatrixBuffer<float> x(static_cast<int64_t>(rows.size()), args.x.cols);
+    MatrixBuffer<float> y(x.rows(), args.y.cols);
+    for (int64_t i = 0; i < x.rows(); ++i)
+      std::copy_n(args.x.row(rows[static_cast<size_t>(i)]), x.cols(), x.row(i));
+    kernel.forward(layer, {x, y, {level, {}}});
+    for (int64_t i = 0; i < y.rows(); ++i)
+      std::copy_n(y.row(i), y.cols(), args.y.row(rows[static_cast<size_t>(i)]));
+  }
+}
+
+}  // namespace
+
 QuantizedLinears::QuantizedLinears(const QuantizedModel& model, const PrecisionPolicy* policy,
                                    Level prefill_level)
     : model_(model), policy_(policy), prefill_level_(prefill_level) {}
@@ -44,7 +75,11 @@ void QuantizedLinears::run(const LinearWeights& linear, Matrix<const float> x, M
   const QuantizedLinear& layer = *it->second;
   const Precision precision = choose(layer, linear.id, x);
   count(layer, precision);
-  find_kernel(layer.layout(), Device::cpu).forward(layer, {x, y, precision});
+  const Kernel& kernel = find_kernel(layer.layout(), Device::cpu);
+  if (one_level_a_row(precision.levels))
+    forward_by_rows(kernel, layer, {x, y, precision});
+  else
+    kernel.forward(layer, {x, y, precision});
   if (!linear.bias.empty()) add_bias(y, to_float_vector(linear.bias));
   if (policy_ && decoded_rows_ > 0) add_offset(policy_->offset(linear.id), y);
 }

@@ -21,6 +21,8 @@ class LinearExecutor {
   virtual void begin_batch(std::span<const Step> steps) { (void)steps; }
   // y = x weight^T + bias. x: [rows, in]; y: [rows, out], overwritten.
   virtual void run(const LinearWeights& linear, Matrix<const float> x, Matrix<float> y) = 0;
+  // Who decides what is read, for those that must ask about whole sequences; null: nobody.
+  virtual const PrecisionPolicy* policy() const { return nullptr; }
 };
 
 // The checkpoint's weights, converted to float32 as they are used.
@@ -45,6 +47,7 @@ class QuantizedLinears final : public LinearExecutor {
   void begin_batch(std::span<const Step> steps) override;
   void run(const LinearWeights& linear, Matrix<const float> x, Matrix<float> y) override;
 
+  const PrecisionPolicy* policy() const override { return policy_; }
   const RowTraffic& traffic() const { return traffic_; }
 
  private:
@@ -72,6 +75,7 @@ class ObservedLinears final : public LinearExecutor {
     observer_(linear, x);
     inner_.run(linear, x, y);
   }
+  const PrecisionPolicy* policy() const override { return inner_.policy(); }
 
  private:
   LinearExecutor& inner_;

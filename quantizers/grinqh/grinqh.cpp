@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <map>
 
 #include "core/dtype.h"
 #include "core/parallel.h"
@@ -36,6 +37,7 @@ class Grinqh final : public Quantizer {
     double clip = 1.0;
     double feedback_bits = 3.5;
     double damping = 0.01;
+    std::string basis = "pca";
     template <class V>
     void fields(V& v) {
       v("group", group, Range{0, 1 << 20}, "weights that share a scale and a minimum; 0: the whole axis");
@@ -47,6 +49,9 @@ class Grinqh final : public Quantizer {
       v("clip", clip, Range{0.5, 1}, "the grid covers this share of a group's range");
       v("feedback_bits", feedback_bits, Range{0, 8},
         "columns make up for the error of earlier ones as it is at this mean level; 0: no feedback");
+      v("basis", basis, OneOf{{"identity", "random", "pca", "learned"}},
+        "of the residual stream, where the method names no transform: as it is, one that spreads its energy, "
+        "one that gathers it in few channels, or the one in which sampled tokens cost least");
       v("damping", damping, Range{0, 1}, "share of the second moments' mean diagonal that is added to it");
     }
     void validate() const {
@@ -57,6 +62,14 @@ class Grinqh final : public Quantizer {
   };
 
   explicit Grinqh(Options options) : options_(std::move(options)) {}
+
+  std::vector<TransformChoice> transforms() const override {
+    static const std::map<std::string, std::string> kRotations{
+        {"random", "rotate_hadamard"}, {"pca", "rotate_pca"}, {"learned", "rotate_learned"}};
+    const auto rotation = kRotations.find(options_.basis);
+    if (rotation == kRotations.end()) return {};
+    return {{"fold_norms"}, {rotation->second}};
+  }
 
   CollectorNames needs() const override {
     return options_.feedback_bits > 0 ? CollectorNames{kSecondMoment, kHistogram} : CollectorNames{};

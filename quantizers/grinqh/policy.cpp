@@ -22,7 +22,7 @@ class GradedPolicy final : public PrecisionPolicy {
  public:
   struct Options {
     double bits = 3.0;
-    std::string score = "error", budget = "uniform", selection = "threshold";
+    std::string score = "error", budget = "price", selection = "threshold";
     std::vector<int> levels;
     int64_t full_tokens = 0;
     bool offset = false;

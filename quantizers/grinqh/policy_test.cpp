@@ -50,8 +50,10 @@ std::unique_ptr<QuantizedLinear> nested(const std::vector<int>& levels) {
 
 std::unique_ptr<PrecisionPolicy> make(double bits, const std::string& score = "error",
                                       const std::vector<int>& levels = {}) {
-  return Registry<PrecisionPolicy>::get().make(
-      "grinqh", {{"bits", {bits, "file.toml:9"}}, {"score", {score, ""}}, {"levels", {levels, ""}}});
+  return Registry<PrecisionPolicy>::get().make("grinqh", {{"bits", {bits, "file.toml:9"}},
+                                                          {"score", {score, ""}},
+                                                          {"levels", {levels, ""}},
+                                                          {"budget", {"uniform", ""}}});
 }
 
 void prepare(PrecisionPolicy& policy, const QuantizedLinear& layer) {
@@ -200,6 +202,7 @@ TEST(GradedPolicy, ReadsEverythingOrNothingAtTheEndsOfTheLevels) {
 
 std::unique_ptr<PrecisionPolicy> make_with(Settings settings) {
   settings.emplace("bits", Setting{3.0, ""});
+  settings.emplace("budget", Setting{"uniform", ""});
   return Registry<PrecisionPolicy>::get().make("grinqh", settings);
 }
 
