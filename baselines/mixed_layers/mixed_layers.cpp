@@ -110,6 +110,7 @@ class MixedLayers final : public Quantizer {
   std::unique_ptr<QuantizedLinear> quantize(const LinearTask& task) const override {
     const auto found = bits_.find(task.id);
     check(found != bits_.end(), "a layer is quantized after it was surveyed");
+    task.note("bits", found->second);
     const Codes result = options_.feedback ? round_fed_back(task, shape_of(task, found->second))
                                            : round_to_nearest(task, shape_of(task, found->second));
     return make_group_affine(result.shape, result.codes, result.grids);

@@ -197,6 +197,7 @@ class SlimLlm final : public Quantizer {
     shape.widths.assign(index(shape.groups()), static_cast<uint8_t>(options_.bits));
     const Salience salience(layer, factor, shape);
     if (options_.mixed) shape.widths = choose_widths(layer, salience, shape, task.id);
+    task.note("wider_groups", static_cast<double>(std::ranges::count(shape.widths, options_.bits + 1)));
 
     GroupMixedParts parts(shape);
     MatrixBuffer<GroupGrid> grids(shape.out, shape.groups());

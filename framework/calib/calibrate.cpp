@@ -191,8 +191,11 @@ Calibrated calibrate_and_quantize(const Transformer& transformer, Quantizer& qua
   const std::vector<BlockWeights>& blocks = transformer.model().blocks;
   const auto quantize = [&](const Sites& sites, CalibrationStats stats) {
     add_gradients(sites, gradients, stats);
-    visit_layers(sites, plan, stats, [&](const LinearTask& task) {
+    visit_layers(sites, plan, stats, [&](LinearTask task) {
+      std::map<std::string, double> notes;
+      task.notes = &notes;
       result.model.layers.emplace(task.id, quantizer.quantize(task));
+      if (!notes.empty()) result.notes.emplace(task.id, std::move(notes));
     });
     keep(stats, plan.kept, result.stats);
   };

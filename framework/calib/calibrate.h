@@ -2,6 +2,7 @@
 // layer's inputs, and quantizes on the way.
 #pragma once
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -41,9 +42,13 @@ struct CalibrationPlan {
   const StatisticsStore* gradient_store = nullptr;  // the same for statistics of gradients
 };
 
+// What a quantizer had to note of a layer, by name: the damping that a Cholesky factorization ended with, say.
+using LayerNotes = std::map<std::string, std::map<std::string, double>, std::less<>>;
+
 struct Calibrated {
   QuantizedModel model;
   CalibrationStats stats;
+  LayerNotes notes;  // of layers that have any
 };
 
 // Collects and quantizes; with nothing to collect no window is looked at. A quantizer that surveys sees the

@@ -236,6 +236,7 @@ std::optional<CachedCalibration> ArtifactCache::load_calibration(const std::stri
   return read_artifact(path("quantized", key), [](hdf5::Group& root) {
     CachedCalibration cached;
     cached.seconds = root.real("seconds");
+    cached.calibrated.notes = Json::parse(root.text("notes")).get<LayerNotes>();
     cached.calibrated.model = read_layers(root.group("layers"));
     cached.calibrated.stats = read_stats(root.group("statistics"));
     return cached;
@@ -245,6 +246,7 @@ std::optional<CachedCalibration> ArtifactCache::load_calibration(const std::stri
 void ArtifactCache::save_calibration(const std::string& key, const CachedCalibration& cached) const {
   write_artifact(path("quantized", key), [&](hdf5::Group& root) {
     root.set("seconds", cached.seconds);
+    root.set("notes", Json(cached.calibrated.notes).dump());
     hdf5::Group layers = root.create_group("layers");
     write_layers(cached.calibrated.model, layers);
     hdf5::Group statistics = root.create_group("statistics");

@@ -238,7 +238,7 @@ class Runner {
         quantize_seconds + watch.seconds() + (method.transforms.empty() ? 0.0 : transformed_->seconds);
     for (const Cell* cell : cells) {
       try {
-        evaluate(*cell, calibrated.model, *policy, seconds);
+        evaluate(*cell, calibrated, *policy, seconds);
       } catch (const BadInput&) {
         throw;
       } catch (const Error& error) {
@@ -247,8 +247,9 @@ class Runner {
     }
   }
 
-  void evaluate(const Cell& cell, const QuantizedModel& quantized, const PrecisionPolicy& policy,
+  void evaluate(const Cell& cell, const Calibrated& calibrated, const PrecisionPolicy& policy,
                 double quantize_seconds) {
+    const QuantizedModel& quantized = calibrated.model;
     const ModelStage& stage = *cell.stage;
     std::unique_ptr<ReferenceFeatures> reference;
     if (cell.evaluation->reference) {
@@ -280,6 +281,7 @@ class Runner {
       kernels.insert(fmt::format("{}/{}/{}", kernel.layout, to_string(kernel.device), kernel.name));
     }
     result.provenance("kernels", join(std::vector<std::string>(kernels.begin(), kernels.end()), ", "));
+    if (!calibrated.notes.empty()) result.provenance("layer_notes", Json(calibrated.notes).dump());
     if (const Json findings = policy.findings(); !findings.is_null())
       result.provenance("policy_findings", findings.dump());
     write_provenance(cell, result);

@@ -153,6 +153,14 @@ class GradedPolicy final : public PrecisionPolicy {
     return {kFullLevel, scratch};
   }
 
+  // Mean code bits that each layer's thresholds are for.
+  Json findings() const override {
+    if (options_.budget == "uniform") return nullptr;
+    Json bits = Json::object();
+    for (const auto& [id, layer] : layers_) bits[id] = layer.target;
+    return {{"bits", bits}};
+  }
+
   std::span<const float> offset(const std::string& id) const override { return layers_.at(id).offset; }
 
  private:

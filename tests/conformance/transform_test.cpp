@@ -4,6 +4,7 @@
 
 #include "calib/calibrate.h"
 #include "calib/transform_model.h"
+#include "conformance/random_layer.h"
 #include "core/progress.h"
 #include "embedded_models.h"
 #include "model_files.h"
@@ -77,7 +78,7 @@ TEST_P(EveryTransform, UnknownOptionsAreRejected) {
 
 TEST_P(EveryTransform, StatisticsThatItNeedsAreCollectedSomewhere) {
   for (const std::string& name : Registry<ModelTransform>::get().make(GetParam())->needs())
-    EXPECT_TRUE(Registry<Collector>::get().contains(name)) << name;
+    EXPECT_TRUE(testing::is_collected(name)) << name;
 }
 
 INSTANTIATE_TEST_SUITE_P(Registered, EveryTransform,
