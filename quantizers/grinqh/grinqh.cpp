@@ -31,7 +31,7 @@ class Grinqh final : public Quantizer {
  public:
   struct Options {
     int64_t group = 128;
-    std::string axis = "input";
+    std::string axis = "output";
     std::vector<int> levels = {0, 2, 4, 8};
     int table = 4;
     double clip = 1.0;
