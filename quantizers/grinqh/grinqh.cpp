@@ -37,7 +37,7 @@ class Grinqh final : public Quantizer {
     double clip = 1.0;
     double feedback_bits = 3.5;
     double damping = 0.01;
-    std::string basis = "pca";
+    std::string basis = "pca", table_weights = "energy";
     template <class V>
     void fields(V& v) {
       v("group", group, Range{0, 1 << 20}, "weights that share a scale and a minimum; 0: the whole axis");
@@ -46,6 +46,9 @@ class Grinqh final : public Quantizer {
       v("levels", levels, Range{0, 8}, "widths that a channel may be read at, ascending");
       v("table", table, Range{0, 6},
         "levels up to this width decode to fitted centroids; 0: to the middle of the cell");
+      v("table_weights", table_weights, OneOf{{"energy", "scale"}},
+        "what a weight counts in its centroid: the energy of its input that is served at the level (with "
+        "feedback only, whose statistics say so), or the square of its scale alone");
       v("clip", clip, Range{0.5, 1}, "the grid covers this share of a group's range");
       v("feedback_bits", feedback_bits, Range{0, 8},
         "columns make up for the error of earlier ones as it is at this mean level; 0: no feedback");
@@ -91,7 +94,7 @@ class Grinqh final : public Quantizer {
       for (int64_t i = 0; i < w.cols; ++i)
         codes.row(row)[i] = floor_code(w(row, i), grid_of(grids, shape, row, i));
     });
-    auto plain = make_layer(w, shape, codes, grids);
+    auto plain = make_layer(w, shape, codes, grids, {});
     if (options_.feedback_bits == 0) return plain;
     return round_again(task, shape, grids, *plain);
   }
@@ -107,12 +110,12 @@ class Grinqh final : public Quantizer {
   }
 
   std::unique_ptr<NestedLinear> make_layer(Matrix<const float> w, const NestedShape& shape,
-                                           Matrix<const uint8_t> codes,
-                                           const std::vector<Grid>& grids) const {
+                                           Matrix<const uint8_t> codes, const std::vector<Grid>& grids,
+                                           const MatrixBuffer<float>& energies) const {
     std::vector<uint16_t> scales, minima;
     for (const Grid& grid : grids) scales.push_back(grid.scale), minima.push_back(grid.minimum);
     return std::make_unique<NestedLinear>(shape, codes, std::move(scales), std::move(minima),
-                                          fit_table(w, shape, codes, grids));
+                                          fit_table(w, shape, codes, grids, energies));
   }
 
   // Rounds column by column with feedback. A channel is served at several levels, so its error is the mean of
@@ -150,7 +153,11 @@ class Grinqh final : public Quantizer {
         error[r] = weight - grid.minimum_value() - grid.scale_value() * decoded;
       }
     });
-    return make_layer(compensated.view(), shape, codes, grids);
+    if (options_.table_weights == "scale") return make_layer(compensated.view(), shape, codes, grids, {});
+    MatrixBuffer<float> energies(shares.rows(), shape.in);
+    for (int64_t k = 0; k < shares.rows(); ++k)
+      for (int64_t i = 0; i < shape.in; ++i) energies.row(k)[i] = shares.row(k)[i] * h.row(i)[i];
+    return make_layer(compensated.view(), shape, codes, grids, energies);
   }
 
   // Position that each 8-bit code decodes to at each level (level 0: nothing is ever served there).
@@ -193,29 +200,33 @@ class Grinqh final : public Quantizer {
     return grids;
   }
 
-  // For each level and prefix the mean position of its weights, each weighted by its scale squared: the value
-  // that minimizes the squared error. A prefix without weights keeps the middle of its cell.
+  // For each level and prefix the mean position of its weights, each weighted by its scale squared and by the
+  // energy that its channel serves at the level: the value that minimizes the squared output error. A prefix
+  // without weights keeps the middle of its cell. energies: [levels, in], or empty.
   std::vector<uint16_t> fit_table(Matrix<const float> w, const NestedShape& shape,
-                                  Matrix<const uint8_t> codes, const std::vector<Grid>& grids) const {
+                                  Matrix<const uint8_t> codes, const std::vector<Grid>& grids,
+                                  const MatrixBuffer<float>& energies) const {
     std::vector<uint16_t> table;
-    if (shape.table_levels == 0) return table;
-    // Sums by 8-bit code, a row at a time so that they do not depend on threads; prefixes add up from them.
-    std::vector<double> weight_sum(kCodes), position_sum(kCodes);
-    for (int64_t row = 0; row < shape.out; ++row)
-      for (int64_t i = 0; i < shape.in; ++i) {
-        const Grid& grid = grids[static_cast<size_t>(shape.parameter(row, i))];
-        const double scale = grid.scale_value();
-        weight_sum[codes(row, i)] += scale * scale;
-        position_sum[codes(row, i)] += scale * scale * position(w(row, i), grid);
-      }
     for (int level = 1; level <= shape.table_levels; ++level) {
+      const auto stored = std::ranges::find(shape.levels, static_cast<Level>(level));
+      const bool weighted = energies.size() > 0 && stored != shape.levels.end();
+      const float* energy = weighted ? energies.row(stored - shape.levels.begin()) : nullptr;
+      // Sums by prefix, a row at a time so that they do not depend on threads.
+      std::vector<double> weight_sum(size_t{1} << level), position_sum(weight_sum.size());
+      for (int64_t row = 0; row < shape.out; ++row)
+        for (int64_t i = 0; i < shape.in; ++i) {
+          const Grid& grid = grids[static_cast<size_t>(shape.parameter(row, i))];
+          const double scale = grid.scale_value();
+          const double weight = scale * scale * (energy ? static_cast<double>(energy[i]) : 1.0);
+          const auto prefix = static_cast<size_t>(codes(row, i) >> (8 - level));
+          weight_sum[prefix] += weight;
+          position_sum[prefix] += weight * static_cast<double>(position(w(row, i), grid));
+        }
       const int cell = kCodes >> level;
-      for (int prefix = 0; prefix < 1 << level; ++prefix) {
-        double weight = 0, sum = 0;
-        for (int code = prefix * cell; code < (prefix + 1) * cell; ++code)
-          weight += weight_sum[static_cast<size_t>(code)], sum += position_sum[static_cast<size_t>(code)];
-        table.push_back(to_half(static_cast<float>(weight > 0 ? sum / weight : (prefix + 0.5) * cell)));
-      }
+      for (size_t prefix = 0; prefix < weight_sum.size(); ++prefix)
+        table.push_back(
+            to_half(static_cast<float>(weight_sum[prefix] > 0 ? position_sum[prefix] / weight_sum[prefix]
+                                                              : (static_cast<double>(prefix) + 0.5) * cell)));
     }
     return table;
   }
