@@ -213,10 +213,39 @@ TEST(GrinqhFeedback, WithoutCorrelationsChangesNothing) {
   for (size_t i = 0; i < moments.size(); ++i)
     if (i / 64 != i % 64) moments[i] = 0;
   const MatrixBuffer<float> weight = testing::random_matrix(32, 64, 7);
-  Settings feedback = options({{"table", 4}});
+  Settings feedback = options({{"table", 4}, {"table_weights", "scale"}});
   const auto without = quantize(weight, feedback);
   feedback["feedback_bits"] = {3.5, "test"};
   EXPECT_EQ(copy_buffers(*quantize(weight, feedback, inputs.stats)), copy_buffers(*without));
+}
+
+// With one level all energy is served there, so a centroid is the mean weight by E[x_i^2]: the least error of
+// the outputs, for inputs without correlations.
+TEST(GrinqhFeedback, CentroidsByEnergyAreTheLeastErrorOfTheOutputs) {
+  Inputs inputs(64, 0.0);
+  std::vector<float>& moments = inputs.stats.values["second_moment"];
+  for (size_t i = 0; i < moments.size(); ++i)
+    moments[i] = i / 64 != i % 64 ? 0.0f : i / 64 % 2 ? 100.0f : 1.0f;
+  MatrixBuffer<float> weight = testing::random_matrix(128, 64, 7);
+  for (int64_t i = 1; i < 64; i += 2)  // where the energy is, weights are nearer zero
+    for (int64_t row = 0; row < 128; ++row) weight.row(row)[i] *= std::abs(weight.row(row)[i]);
+  const auto loss = [&](const char* table_weights) {
+    const auto layer = quantize(weight,
+                                options({{"levels", {2}},
+                                         {"table", 2},
+                                         {"feedback_bits", 2},
+                                         {"table_weights", table_weights},
+                                         {"axis", "input"}}),
+                                inputs.stats);
+    const MatrixBuffer<float> decoded = layer->dequantize(2);
+    double sum = 0;
+    for (int64_t row = 0; row < 128; ++row)
+      for (int64_t i = 0; i < 64; ++i)
+        sum += static_cast<double>(moments[static_cast<size_t>(i * 65)]) *
+               std::pow(static_cast<double>(weight.row(row)[i] - decoded.row(row)[i]), 2);
+    return sum;
+  };
+  EXPECT_LT(loss("energy"), 0.99 * loss("scale"));
 }
 
 TEST(GrinqhOptions, AreRefusedWithTheirLimits) {
