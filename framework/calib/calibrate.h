@@ -42,7 +42,8 @@ struct CalibrationPlan {
   const StatisticsStore* gradient_store = nullptr;  // the same for statistics of gradients
 };
 
-// What a quantizer had to note of a layer, by name: the damping that a Cholesky factorization ended with, say.
+// What a quantizer had to note of a layer, by name: the damping that a Cholesky factorization ended with,
+// say.
 using LayerNotes = std::map<std::string, std::map<std::string, double>, std::less<>>;
 
 struct Calibrated {

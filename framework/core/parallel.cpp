@@ -13,7 +13,8 @@ namespace grinqh {
 
 namespace {
 
-// Set on pool threads, and on the caller while it works on its own tasks: parallel_for inside a task is serial.
+// Set on pool threads, and on the caller while it works on its own tasks: parallel_for inside a task is
+// serial.
 thread_local bool inside_task = false;
 
 // One parallel_for: threads take the next index until none is left.

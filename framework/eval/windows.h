@@ -21,9 +21,9 @@ struct Windows {
 
 // `windows`: [0:L], [L:2L], ..., the tail dropped, the first token of a window unscored.
 // `gptq`: the same after one BOS token at the head of the stream, if the tokenizer adds one (GPTQ's
-// evaluation script; L = 2048 there). `llama.cpp`: a BOS token at the head too, the first token of every window
-// replaced by it, and only what the tokens of a window's second half predict is scored: its last L - L/2 - 1
-// tokens (llama-perplexity).
+// evaluation script; L = 2048 there). `llama.cpp`: a BOS token at the head too, the first token of every
+// window replaced by it, and only what the tokens of a window's second half predict is scored: its last L -
+// L/2 - 1 tokens (llama-perplexity).
 const std::vector<std::string>& protocols();
 
 // `tokens` are the text's, without special tokens; `adds_bos` says whether the tokenizer would add one.

@@ -1,8 +1,8 @@
 // The merges of a BPE model by their pair of ids: open addressing, filled once, then only read.
 #pragma once
 
-#include <cstddef>
 #include <bit>
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 

@@ -80,12 +80,14 @@ TEST(Tree, OnlyPluginsKnowMethodsByName) {
   std::vector<std::string> methods = {"rtn", "gptq", "awq", "hqq", "pmpd"};
   for (const auto& [folder, files] : plugins()) methods.push_back(folder.substr(folder.find('/') + 1));
   std::erase(methods, "grinqh");  // the program has this name too
-  // Names that mean something else there: a protocol of perplexity, and the policy of a method that names none.
+  // Names that mean something else there: a protocol of perplexity, and the policy of a method that names
+  // none.
   const std::map<std::string, std::string> other_meaning = {{"framework/eval/windows.cpp", "gptq"},
                                                             {"framework/experiment/sweep.cpp", "uniform"}};
   for (const SourceFile& file : sources()) {
     std::vector<std::string> forbidden = methods;
-    if (const auto it = other_meaning.find(file.path); it != other_meaning.end()) std::erase(forbidden, it->second);
+    if (const auto it = other_meaning.find(file.path); it != other_meaning.end())
+      std::erase(forbidden, it->second);
     expect_none(check_method_names(file, forbidden));
   }
 }

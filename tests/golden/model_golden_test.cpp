@@ -20,10 +20,10 @@ TEST_P(ModelGolden, AgreesWithTransformers) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Folders, ModelGolden,
-                         ::testing::Values("../shared/golden/llama_gqa_rope3", "../shared/golden/llama_mha_tied",
-                                           "../shared/golden/qwen2_bias", "../shared/golden/qwen3_gqa_tied",
-                                           "../shared/golden/qwen3_untied", "experiments/models/llama-tiny",
-                                           "experiments/models/qwen3-tiny"),
+                         ::testing::Values("../shared/golden/llama_gqa_rope3",
+                                           "../shared/golden/llama_mha_tied", "../shared/golden/qwen2_bias",
+                                           "../shared/golden/qwen3_gqa_tied", "../shared/golden/qwen3_untied",
+                                           "experiments/models/llama-tiny", "experiments/models/qwen3-tiny"),
                          [](const auto& test) {
                            std::string name = test.param;
                            std::ranges::replace_if(
