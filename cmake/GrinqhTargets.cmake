@@ -13,10 +13,15 @@ if(GRINQH_SANITIZE)
 endif()
 
 # One folder of sources -> one OBJECT library; its *_test.cpp files are collected for the plugin tests.
+# Files cuda*.cpp belong to the CUDA module (cmake/GrinqhCuda.cmake).
 function(grinqh_add_folder folder)
   file(GLOB sources CONFIGURE_DEPENDS ${folder}/*.cpp)
   file(GLOB folder_tests CONFIGURE_DEPENDS ${folder}/*_test.cpp)
-  list(REMOVE_ITEM sources ${folder_tests} ${folder}/main.cpp)
+  file(GLOB cuda_sources CONFIGURE_DEPENDS ${folder}/cuda*.cpp)
+  if(folder MATCHES "/framework/cuda$")
+    set(cuda_sources ${sources})
+  endif()
+  list(REMOVE_ITEM sources ${folder_tests} ${cuda_sources} ${folder}/main.cpp)
   set_property(GLOBAL APPEND PROPERTY GRINQH_PLUGIN_TESTS ${folder_tests})
   if(EXISTS ${folder}/main.cpp)
     set_property(GLOBAL PROPERTY GRINQH_MAIN ${folder}/main.cpp)

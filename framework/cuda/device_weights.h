@@ -1,0 +1,33 @@
+// A quantized layer in device memory, as its layout uploaded it.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "cuda/types.h"
+#include "quant/quantized_linear.h"
+
+namespace grinqh::cuda {
+
+class DeviceWeights {
+ public:
+  virtual ~DeviceWeights() = default;
+  // out = D_level - D_minus, [out, in]: exact in float32, rounded once if `out` is bf16. minus = 0: D_level
+  // itself. Levels above 0 are ones that the layer stores.
+  virtual void dequantize(Level level, Level minus, View out, Stream stream) const = 0;
+  virtual int64_t bytes() const = 0;  // of device memory
+};
+
+// Copies a layer's buffers to the current device.
+using Upload = std::function<std::unique_ptr<DeviceWeights>(const QuantizedLinear&, Stream)>;
+
+struct RegisterUpload {
+  RegisterUpload(std::string_view layout, Upload upload);
+};
+
+// Error if the layout has none.
+std::unique_ptr<DeviceWeights> upload(const QuantizedLinear& layer, Stream stream);
+
+}  // namespace grinqh::cuda

@@ -1,0 +1,81 @@
+#include "cuda/memory.h"
+
+#include <cstdlib>
+#include <utility>
+
+#include "core/error.h"
+
+namespace grinqh::cuda {
+
+namespace {
+
+bool synchronous() {
+  static const bool asked = [] {
+    const char* value = std::getenv("GRINQH_CUDA_SYNC");
+    return value && *value == '1';
+  }();
+  return asked;
+}
+
+}  // namespace
+
+void check_call(cudaError_t status, const char* call) {
+  if (status != cudaSuccess) fail("CUDA: {}: {}", call, cudaGetErrorString(status));
+}
+
+void check_launch(const char* kernel, Stream stream) {
+  cudaError_t status = cudaGetLastError();
+  if (status == cudaSuccess && synchronous()) status = cudaStreamSynchronize(stream);
+  if (status != cudaSuccess) fail("CUDA: kernel {}: {}", kernel, cudaGetErrorString(status));
+}
+
+Bytes::Bytes(int64_t size, Stream stream) : size_(size), stream_(stream) {
+  if (size == 0) return;
+  const cudaError_t status = cudaMallocAsync(&data_, static_cast<size_t>(size), stream);
+  if (status == cudaSuccess) return;
+  data_ = nullptr;
+  cudaGetLastError();
+  const MemoryState state = memory_state();
+  fail("CUDA: {} bytes of device memory are not to be had, {} of {} are free: {}", size, state.free,
+       state.total, cudaGetErrorString(status));
+}
+
+Bytes::~Bytes() {
+  if (data_) cudaFreeAsync(data_, stream_);
+}
+
+Bytes::Bytes(Bytes&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)),
+      size_(std::exchange(other.size_, 0)),
+      stream_(other.stream_) {}
+
+Bytes& Bytes::operator=(Bytes&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  std::swap(stream_, other.stream_);
+  return *this;
+}
+
+void to_device(const void* host, void* device, int64_t bytes, Stream stream) {
+  check_call(cudaMemcpyAsync(device, host, static_cast<size_t>(bytes), cudaMemcpyHostToDevice, stream),
+             "cudaMemcpyAsync to the device");
+  check_call(cudaStreamSynchronize(stream), "a copy to the device");
+}
+
+void to_host(const void* device, void* host, int64_t bytes, Stream stream) {
+  check_call(cudaMemcpyAsync(host, device, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, stream),
+             "cudaMemcpyAsync from the device");
+  check_call(cudaStreamSynchronize(stream), "a copy from the device");
+}
+
+void fill_zero(void* device, int64_t bytes, Stream stream) {
+  check_call(cudaMemsetAsync(device, 0, static_cast<size_t>(bytes), stream), "cudaMemsetAsync");
+}
+
+MemoryState memory_state() {
+  size_t free = 0, total = 0;
+  check_call(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+  return {static_cast<int64_t>(free), static_cast<int64_t>(total)};
+}
+
+}  // namespace grinqh::cuda
