@@ -10,7 +10,8 @@
 #include "core/progress.h"
 #include "core/rng.h"
 #include "core/rouge.h"
-#include "quant/precision_policy.h"
+#include "quant/drop_labels.h"
+#include "quant/precision_ladder.h"
 #include "quant/prompt_classifier.h"
 #include "quant/sequence_schedules.h"
 
@@ -19,6 +20,7 @@ namespace {
 
 struct PmpdOptions {
   std::vector<int> levels = {4, 3};
+  std::string base;
   std::string schedule = "static";
   std::vector<int> steps;
   int64_t length = 256, segments = 3;
@@ -38,6 +40,10 @@ struct PmpdOptions {
   template <class V>
   void fields(V& v) {
     v("levels", levels, Range{1, kMaxLevel}, "levels that decoding goes down, from the first");
+    v("base", base,
+      "a policy with a budget `bits`, which then grades channels: levels are its budgets; empty: every "
+      "channel "
+      "is read at the level");
     v("schedule", schedule, OneOf{{"static", "learned", "random", "confidence", "phase"}},
       "who says when a level drops: fixed or searched steps, a classifier of the prompt, chance, the model's "
       "confidence; phase: all decoding at the last level");
@@ -53,15 +59,16 @@ struct PmpdOptions {
     v("prompt", prompt, Range{2, 0x1p24}, "tokens of a prompt there, the longest one for training");
     v("windows", windows, Range{1, 0x1p24}, "static: prompts of the search");
     v("tolerance", tolerance, Range{0, 1e6},
-      "perplexity above that of the high level, relative to it, that the search and labels 'nll', 'text' "
-      "allow");
+      "perplexity above that of the high level, relative to it, that the search and labels other than "
+      "'rouge' allow");
     v("samples", samples, Range{2, 0x1p24}, "learned: prompts to train on");
     v("continuation", continuation, Range{1, 0x1p24},
       "learned: tokens after a prompt that labels are found on, in place of `length`");
-    v("label", label, OneOf{{"rouge", "nll", "text"}},
+    v("label", label, OneOf{{"rouge", "nll", "text", "kl"}},
       "learned: what a drop may not spoil: Rouge-L to the float model's greedy continuation, the likelihood "
       "of "
-      "it, or that of the text's own");
+      "it, that of the text's own, or, for the text's own, the divergence from the float model's "
+      "predictions");
     v("label_bits", label_bits, Range{0, kMaxLevel},
       "learned: what labels allow is set so that they read this mean of bits; 0: by tolerance");
     v("epochs", epochs, Range{1, 1e6}, "learned: passes over the balanced prompts");
@@ -75,6 +82,7 @@ struct PmpdOptions {
   void validate() const {
     if (levels.size() < 2 || !std::ranges::is_sorted(levels, std::greater_equal<>()))
       bad_input("levels = {}: allowed are two or more, descending", Json(levels).dump());
+    if (!base.empty()) PrecisionLadder(base, precisions());  // refuses a policy that it cannot stand on
     if (!steps.empty() && schedule != "static")
       bad_input("steps = {} have a meaning only with schedule = \"static\"", Json(steps).dump());
     if (!steps.empty() && (steps.size() + 1 != levels.size() || !std::ranges::is_sorted(steps)))
@@ -88,6 +96,8 @@ struct PmpdOptions {
                 Json(prior).dump(), segments + 1);
   }
 
+  std::vector<Level> precisions() const { return {levels.begin(), levels.end()}; }
+  bool continues_text() const { return label == "text" || label == "kl"; }
   int64_t drops() const { return static_cast<int64_t>(levels.size()) - 1; }
   // The candidates for a drop: 0, L/S, 2 (L/S), ..., L. The last one means never, within the length.
   int64_t candidate(int64_t which, int64_t steps_in_all) const {
@@ -107,16 +117,29 @@ class Pmpd final : public PrecisionPolicy {
  public:
   using Options = PmpdOptions;
 
-  explicit Pmpd(Options options) : options_(std::move(options)) {
-    for (const int level : options_.levels) levels_.push_back(static_cast<Level>(level));
+  explicit Pmpd(Options options) : options_(std::move(options)), levels_(options_.precisions()) {
+    if (!options_.base.empty()) ladder_.emplace(options_.base, levels_);
     // What has not been found yet is the top level throughout.
     chain_ = {levels_, std::vector<int64_t>(levels_.size() - 1, INT64_MAX)};
     if (!options_.steps.empty()) chain_.drops = in_order({options_.steps.begin(), options_.steps.end()});
     if (options_.schedule == "phase") chain_.drops.assign(levels_.size() - 1, 0);
   }
 
-  void prepare(const LinearTask&, const QuantizedLinear& quantized) override {
+  CollectorNames needs() const override { return ladder_ ? ladder_->needs() : CollectorNames{}; }
+
+  void prepare(const LinearTask& task, const QuantizedLinear& quantized) override {
+    if (ladder_) return ladder_->prepare(task, quantized);
     for (const Level level : levels_) quantized.resolve(level);
+  }
+
+  void allot() override {
+    if (ladder_) ladder_->allot();
+  }
+  bool tunes() const override { return ladder_ && ladder_->tunes(); }
+  void tune(BlockTrial& trial) override {
+    trying_ = true;
+    ladder_->tune(trial);
+    trying_ = false;
   }
 
   ScheduleInput schedule_input() const override {
@@ -132,22 +155,13 @@ class Pmpd final : public PrecisionPolicy {
     return std::make_unique<FixedSchedule>(Chain{levels_, in_order(std::move(drops))});
   }
 
-  Precision choose(const std::string&, std::span<const Step> steps, Matrix<const float>,
+  Precision choose(const std::string& layer, std::span<const Step> steps, Matrix<const float> x,
                    Matrix<Level> scratch) const override {
-    const bool scheduled = schedule_input() != ScheduleInput::nothing;
-    bool uniform = true;
-    Level first = kFullLevel;
-    for (const Step& step : steps) {
-      if (step.phase == Phase::prefill) continue;
-      check(!scheduled || step.scheduled != kFullLevel, "a scheduled token knows its level");
-      const Level level = level_of(step, scheduled);
-      if (first == kFullLevel) first = level;
-      uniform &= level == first;
-    }
-    if (uniform) return {first, {}};
+    const std::vector<Level> levels = levels_of(steps);
+    if (ladder_) return ladder_->choose(layer, steps, levels, x, scratch);
+    if (std::ranges::count(levels, levels[0]) == std::ssize(levels)) return {levels[0], {}};
     for (size_t t = 0; t < steps.size(); ++t)
-      std::ranges::fill(scratch.row_span(static_cast<int64_t>(t)),
-                        steps[t].phase == Phase::prefill ? first : level_of(steps[t], scheduled));
+      std::ranges::fill(scratch.row_span(static_cast<int64_t>(t)), levels[t]);
     return {kFullLevel, scratch};
   }
 
@@ -155,7 +169,7 @@ class Pmpd final : public PrecisionPolicy {
     if (searched()) return {options_.text, options_.windows, options_.prompt + options_.length};
     if (learned())
       return {options_.text, options_.samples,
-              options_.prompt + (options_.label == "text" ? options_.continuation : 0)};
+              options_.prompt + (options_.continues_text() ? options_.continuation : 0)};
     return {};
   }
 
@@ -166,14 +180,27 @@ class Pmpd final : public PrecisionPolicy {
     trying_ = false;
   }
 
-  Json findings() const override { return findings_; }
+  Json findings() const override {
+    const Json base = ladder_ ? ladder_->findings() : Json();
+    return base.is_null() ? findings_ : Json{{"schedule", findings_}, {"base", base}};
+  }
 
  private:
   bool learned() const { return options_.schedule == "learned"; }
   bool searched() const { return options_.schedule == "static" && options_.steps.empty(); }
 
-  Level level_of(const Step& step, bool scheduled) const {
-    return scheduled ? step.scheduled : chain_.at(step.index);
+  // Prompts' tokens, whose level is not the policy's to say, have that of the first decoded token here.
+  std::vector<Level> levels_of(std::span<const Step> steps) const {
+    const bool scheduled = schedule_input() != ScheduleInput::nothing;
+    const auto level_of = [&](const Step& step) {
+      check(!scheduled || step.scheduled != kFullLevel, "a scheduled token knows its level");
+      return scheduled ? step.scheduled : chain_.at(step.index);
+    };
+    const auto decoded = std::ranges::find(steps, Phase::decode, &Step::phase);
+    std::vector<Level> levels(steps.size(), decoded == steps.end() ? levels_[0] : level_of(*decoded));
+    for (size_t t = 0; t < steps.size(); ++t)
+      if (steps[t].phase == Phase::decode) levels[t] = level_of(steps[t]);
+    return levels;
   }
 
   // One step a pair of neighbouring levels, from the prompt's own stream of chance: the same in any company.
@@ -207,7 +234,8 @@ class Pmpd final : public PrecisionPolicy {
 
   void search(ScheduleTrial& trial) {
     const std::string name =
-        "search " + Json{options_.levels, options_.length, options_.segments, options_.prompt}.dump();
+        "search " +
+        Json{options_.levels, options_.base, options_.length, options_.segments, options_.prompt}.dump();
     std::vector<Tokens> prompts, continuations;
     const Matrix<const int32_t> windows = trial.windows();
     for (int64_t w = 0; w < windows.rows; ++w) {
@@ -264,9 +292,10 @@ class Pmpd final : public PrecisionPolicy {
   // --- learned: one classifier for each pair of neighbouring levels ---
 
   void learn(ScheduleTrial& trial) {
-    const Json data{{"levels", options_.levels},     {"samples", options_.samples},
-                    {"prompt", options_.prompt},     {"continuation", options_.continuation},
-                    {"segments", options_.segments}, {"label", options_.label}};
+    const Json data{{"levels", options_.levels},     {"base", options_.base},
+                    {"samples", options_.samples},   {"prompt", options_.prompt},
+                    {"segments", options_.segments}, {"continuation", options_.continuation},
+                    {"label", options_.label}};
     Json training = data;
     training.update({{"tolerance", options_.tolerance},
                      {"label_bits", options_.label_bits},
@@ -282,18 +311,15 @@ class Pmpd final : public PrecisionPolicy {
     for (int64_t pair = 0; pair < options_.drops(); ++pair) {
       const auto upper = static_cast<size_t>(pair);
       chain_ = {{levels_[upper], levels_[upper + 1]}, {INT64_MAX}};
-      const MatrixBuffer<double> deficits =
-          measure(trial, prompts, fmt::format("deficits {} pair {} ", data.dump(), pair));
-      const double allowed = allowance(deficits);
-      std::vector<int64_t> histogram(static_cast<size_t>(options_.segments) + 1);
-      for (int64_t s = 0; s < deficits.rows(); ++s)
-        ++histogram[static_cast<size_t>(label_of(deficits, s, allowed))];
+      const DropLabels labels(
+          measure(trial, prompts, fmt::format("deficits {} pair {} ", data.dump(), pair)));
+      const double allowed = allowance(labels);
       const std::string name = fmt::format("classifier {} pair {}", training.dump(), pair);
       auto trained = trial.load(name);
       if (!trained) {
         if (labelled.empty()) labelled = look_at(trial, prompts);
         for (size_t s = 0; s < labelled.size(); ++s)
-          labelled[s].label = label_of(deficits, static_cast<int64_t>(s), allowed);
+          labelled[s].label = labels.of(static_cast<int64_t>(s), allowed);
         trained = train(trial, labelled, prompts.size(), name);
       }
       const std::vector<double>& all = *trained;
@@ -302,7 +328,7 @@ class Pmpd final : public PrecisionPolicy {
           std::vector<double>(all.begin() + 3, all.end()));
       findings_.push_back({{"levels", chain_.levels},
                            {"allowed_deficit", allowed},
-                           {"labels", histogram},
+                           {"labels", labels.histogram(allowed)},
                            {"held_out_loss", all[2]}});
     }
     chain_ = whole;
@@ -379,7 +405,8 @@ class Pmpd final : public PrecisionPolicy {
     }
     const auto losses = [&](int64_t which) {
       drop_at_candidate(which);
-      return trial.losses(prompts, reference);
+      return options_.label == "kl" ? trial.divergences(prompts, reference)
+                                    : trial.losses(prompts, reference);
     };
     return deficits_of(prompts.size(), losses, 1.0);
   }
@@ -397,32 +424,14 @@ class Pmpd final : public PrecisionPolicy {
     return deficits;
   }
 
-  // The earliest drop that costs no more than allowed.
-  int64_t label_of(const MatrixBuffer<double>& deficits, int64_t sample, double allowed) const {
-    int64_t label = 0;
-    while (label < options_.segments && deficits.row(sample)[label] > allowed) ++label;
-    return label;
-  }
-
   // What a drop may cost: as the options say it, or so that labels read label_bits.
-  double allowance(const MatrixBuffer<double>& deficits) const {
+  double allowance(const DropLabels& labels) const {
     if (options_.label_bits == 0) return options_.label == "rouge" ? 0.0 : std::log1p(options_.tolerance);
     std::vector<double> bits;  // of each label
     for (int64_t c = 0; c <= options_.segments; ++c)
       bits.push_back(Chain{chain_.levels, in_order({options_.candidate(c, options_.length)})}.mean_bits(
           1, std::max<int64_t>(options_.length, 2)));
-    const auto mean_bits = [&](double allowed) {
-      double sum = 0;
-      for (int64_t s = 0; s < deficits.rows(); ++s)
-        sum += bits[static_cast<size_t>(label_of(deficits, s, allowed))];
-      return sum / static_cast<double>(deficits.rows());
-    };
-    // Bits fall as more is allowed.
-    std::vector<double> values(deficits.data(), deficits.data() + deficits.size());
-    std::ranges::sort(values);
-    const auto enough = std::ranges::partition_point(
-        values, [&](double allowed) { return mean_bits(allowed) > options_.label_bits; });
-    return enough == values.end() ? values.back() : *enough;
+    return labels.allowance(bits, options_.label_bits);
   }
 
   std::vector<LabelledPrompt> look_at(ScheduleTrial& trial, std::span<const Tokens> prompts) {
@@ -464,6 +473,7 @@ class Pmpd final : public PrecisionPolicy {
 
   Options options_;
   std::vector<Level> levels_;
+  std::optional<PrecisionLadder> ladder_;      // of graded precisions
   Chain chain_;                                // in force where a level depends on the step alone
   bool trying_ = false;                        // within plan()
   int64_t heads_ = 1;                          // of the keys and values seen
@@ -472,7 +482,8 @@ class Pmpd final : public PrecisionPolicy {
 };
 
 const Register<PrecisionPolicy, Pmpd> plugin{
-    "pmpd", "one level a token, going down as the sequence grows: static, learned, random or by confidence"};
+    "pmpd",
+    "one precision a token, going down as the sequence grows: static, learned, random or by confidence"};
 
 }  // namespace
 }  // namespace grinqh

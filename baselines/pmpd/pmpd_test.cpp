@@ -132,6 +132,9 @@ class MadeUpTrial : public ScheduleTrial {
     }
     return result;
   }
+  std::vector<double> divergences(std::span<const Tokens> prompts, std::span<const Tokens> rest) override {
+    return losses(prompts, rest);
+  }
   std::vector<Tokens> continuations(std::span<const Tokens> prompts, int64_t count, Writer) override {
     return std::vector<Tokens>(prompts.size(), Tokens(static_cast<size_t>(count), 1));
   }
@@ -411,6 +414,18 @@ TEST(PmpdOnAModel, BitsAreCountedAsThePaperCountsThemAndOverAllSteps) {
   EXPECT_GT(sink.values.at("read_bits_total"), 54.0 / 16);
 }
 
+// Of softmax(q) from softmax(p).
+double kl(std::span<const float> p, std::span<const float> q) {
+  double p_sum = 0, q_sum = 0, sum = 0;
+  for (const float logit : p) p_sum += std::exp(static_cast<double>(logit));
+  for (const float logit : q) q_sum += std::exp(static_cast<double>(logit));
+  for (size_t i = 0; i < p.size(); ++i) {
+    const auto expected = static_cast<double>(p[i]), found = static_cast<double>(q[i]);
+    sum += std::exp(expected) / p_sum * (expected - std::log(p_sum) - found + std::log(q_sum));
+  }
+  return sum;
+}
+
 TEST(PmpdOnAModel, TrialsAgreeWithTheModel) {
   const auto policy = make({{"steps", {3}}});
   const Transformer& transformer = runnable().transformer;
@@ -423,6 +438,7 @@ TEST(PmpdOnAModel, TrialsAgreeWithTheModel) {
     rests.emplace_back(windows().row(w) + prompt, windows().row(w) + prompt + 8);
   }
   const std::vector<double> losses = trial.losses(prompts, rests);
+  const std::vector<double> divergences = trial.divergences(prompts, rests);
   const auto written = trial.continuations(prompts, 8, ScheduleTrial::Writer::quantized);
   for (size_t w = 0; w < prompts.size(); ++w) {
     const auto prompt = static_cast<int64_t>(prompts[w].size());
@@ -437,6 +453,14 @@ TEST(PmpdOnAModel, TrialsAgreeWithTheModel) {
       loss += (std::log(sum) - static_cast<double>(row[static_cast<size_t>(tokens(0, prompt + i))])) / 8;
     }
     EXPECT_NEAR(losses[w], loss, 1e-5);
+    FloatLinears floating;
+    const auto original =
+        testing::logits_of(transformer, transformer.run(Batch::of_windows(tokens, prompt), floating));
+    double divergence = 0;
+    for (int64_t i = 0; i < 8; ++i)
+      divergence += kl(original.view().row_span(prompt + i - 1), logits.view().row_span(prompt + i - 1)) / 8;
+    EXPECT_NEAR(divergences[w], divergence, 1e-6);
+    EXPECT_GT(divergence, 1e-3);
     QuantizedLinears linears(runnable().quantized, policy.get());
     EXPECT_EQ(written[w], generate(transformer, linears, Prompts{prompts[w]}, 8, {})[0]);
   }

@@ -25,20 +25,35 @@ struct Scored {
   std::vector<size_t> owner;
 };
 
-void add_losses(const LanguageModel& model, Matrix<const float> features, const Scored& scored,
-                std::vector<double>& sums) {
+// original: the features of the float model, whose predictions the row's are compared with; empty: the loss
+// of the token that came.
+void add_losses(const LanguageModel& model, Matrix<const float> features, Matrix<const float> original,
+                const Scored& scored, std::vector<double>& sums) {
   const auto count = static_cast<int64_t>(scored.rows.size());
-  MatrixBuffer<float> picked(kLogitRows, features.cols), logits(kLogitRows, model.vocab());
+  MatrixBuffer<float> picked(kLogitRows, features.cols), logits(kLogitRows, model.vocab()),
+      float_logits(original.empty() ? 0 : kLogitRows, model.vocab());
+  const auto predict = [&](Matrix<const float> from, int64_t begin, int64_t rows, Matrix<float> to) {
+    for (int64_t r = 0; r < rows; ++r)
+      std::copy_n(from.row(scored.rows[static_cast<size_t>(begin + r)]), from.cols, picked.row(r));
+    model.logits(picked.view().rows_between(0, rows), to.rows_between(0, rows));
+  };
   std::vector<double> losses(scored.rows.size());
   for (int64_t begin = 0; begin < count; begin += kLogitRows) {
     const int64_t rows = std::min(kLogitRows, count - begin);
-    for (int64_t r = 0; r < rows; ++r)
-      std::copy_n(features.row(scored.rows[static_cast<size_t>(begin + r)]), features.cols, picked.row(r));
-    model.logits(picked.view().rows_between(0, rows), logits.view().rows_between(0, rows));
+    predict(features, begin, rows, logits);
+    if (!original.empty()) predict(original, begin, rows, float_logits);
     parallel_for(rows, [&](int64_t r) {
       const auto i = static_cast<size_t>(begin + r);
       const std::span<const float> scores = logits.view().row_span(r);
-      losses[i] = log_sum_exp(scores) - static_cast<double>(scores[static_cast<size_t>(scored.next[i])]);
+      const double normalizer = log_sum_exp(scores);
+      if (original.empty()) {
+        losses[i] = normalizer - static_cast<double>(scores[static_cast<size_t>(scored.next[i])]);
+      } else {
+        const std::span<const float> expected = float_logits.view().row_span(r);
+        const double float_normalizer = log_sum_exp(expected);
+        losses[i] = expected_difference(expected, scores, static_cast<float>(float_normalizer)) + normalizer -
+                    float_normalizer;
+      }
     });
   }
   for (size_t i = 0; i < losses.size(); ++i) sums[scored.owner[i]] += losses[i];
@@ -72,8 +87,19 @@ void MemoryStore::save(std::string_view name, std::span<const double> values) {
 
 std::vector<double> ModelTrial::losses(std::span<const Tokens> prompts,
                                        std::span<const Tokens> continuations) {
+  return measure(prompts, continuations, Measure::likelihood);
+}
+
+std::vector<double> ModelTrial::divergences(std::span<const Tokens> prompts,
+                                            std::span<const Tokens> continuations) {
+  return measure(prompts, continuations, Measure::divergence);
+}
+
+std::vector<double> ModelTrial::measure(std::span<const Tokens> prompts,
+                                        std::span<const Tokens> continuations, Measure measure) const {
   check(prompts.size() == continuations.size(), "trial: a continuation for every prompt");
   QuantizedLanguageModel model(transformer_, quantized_, &policy_, prefill_level_);
+  FloatModel floating(transformer_);
   std::vector<double> sums(prompts.size(), 0.0);
   for (size_t s = 0; s < prompts.size();) {
     Batch batch;
@@ -92,7 +118,10 @@ std::vector<double> ModelTrial::losses(std::span<const Tokens> prompts,
     } while (s < prompts.size() &&
              batch.rows() + static_cast<int64_t>(prompts[s].size() + continuations[s].size()) <=
                  kBatchTokens);
-    if (batch.rows() > 0) add_losses(model, model.features(batch), scored, sums);
+    if (batch.rows() == 0) continue;
+    const MatrixBuffer<float> original =
+        measure == Measure::divergence ? floating.features(batch) : MatrixBuffer<float>();
+    add_losses(model, model.features(batch), original, scored, sums);
   }
   for (size_t s = 0; s < sums.size(); ++s)
     if (!continuations[s].empty()) sums[s] /= static_cast<double>(continuations[s].size());

@@ -41,6 +41,8 @@ class ModelTrial final : public ScheduleTrial {
 
   Matrix<const int32_t> windows() const override { return windows_; }
   std::vector<double> losses(std::span<const Tokens> prompts, std::span<const Tokens> continuations) override;
+  std::vector<double> divergences(std::span<const Tokens> prompts,
+                                  std::span<const Tokens> continuations) override;
   std::vector<Tokens> continuations(std::span<const Tokens> prompts, int64_t count, Writer writer) override;
   void observe(std::span<const Tokens> prompts,
                const std::function<void(size_t, const Prompt&)>& observer) override;
@@ -48,6 +50,10 @@ class ModelTrial final : public ScheduleTrial {
   void save(std::string_view name, std::span<const double> values) override { store_.save(name, values); }
 
  private:
+  enum class Measure : uint8_t { likelihood, divergence };
+  std::vector<double> measure(std::span<const Tokens> prompts, std::span<const Tokens> continuations,
+                              Measure measure) const;
+
   const Transformer& transformer_;
   const QuantizedModel& quantized_;
   const PrecisionPolicy& policy_;

@@ -70,6 +70,10 @@ class ScheduleTrial {
   // Mean negative log-likelihood (nats a token) of each continuation after its prompt, all tokens given.
   virtual std::vector<double> losses(std::span<const Tokens> prompts,
                                      std::span<const Tokens> continuations) = 0;
+  // In place of the likelihood of what came, the mean KL divergence (nats a token) of what was predicted from
+  // the float model's predictions: it tells sequences apart on far fewer tokens.
+  virtual std::vector<double> divergences(std::span<const Tokens> prompts,
+                                          std::span<const Tokens> continuations) = 0;
   // Greedy continuations of at most `count` tokens, ended before an end-of-text token: by the quantized model
   // under the policy, or by the float model.
   enum class Writer : uint8_t { quantized, floating };
