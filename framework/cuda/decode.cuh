@@ -12,10 +12,11 @@ inline constexpr int kChunk = 8;  // neighbouring weights of a row that a thread
 
 __device__ inline float float_of_half(uint16_t bits) { return __half2float(__ushort_as_half(bits)); }
 
-// Of an integer below 2^23; cheaper than a conversion.
-__device__ inline float float_of_small(uint32_t value) {
-  return __uint_as_float(0x4b000000u | value) - 8388608.0f;
-}
+// 2^23 + value by its bits, for an integer below 2^23: differences of such floats are exact, and cheaper than
+// conversions.
+inline constexpr float kShift = 8388608.0f;
+__device__ inline float shifted_float(uint32_t value) { return __uint_as_float(0x4b000000u | value); }
+__device__ inline float float_of_small(uint32_t value) { return shifted_float(value) - kShift; }
 
 // `count` <= 64 bits from bit `bit` on, the first lowest; bits above them are arbitrary. The buffer begins at
 // a multiple of 4 bytes and may be read up to 12 bytes beyond its last.

@@ -1,5 +1,7 @@
 #include "kernels/nested/cuda.h"
 
+#include <cuda_pipeline_primitives.h>
+
 #include "cuda/decode.cuh"
 
 namespace grinqh::cuda {
@@ -20,19 +22,24 @@ __device__ int staged(int channel, int byte) {
   return channel / kChunk * kStagedChunk + channel % kChunk * kTileBytes + byte;
 }
 
-// The tile's part of the first planes, zeros beyond the matrix. plane_bytes: a multiple of Word's size.
-template <class Word>
+// The tile's part of the first planes, zeros beyond the matrix; complete after wait_prior(0) and a barrier.
+// kBytes: of one copy, a divisor of plane_bytes.
+template <int kBytes>
 __device__ void stage(const NestedWeights& w, int planes, int64_t first_channel, int64_t first_byte,
                       int64_t plane_bytes, uint8_t* tile) {
-  constexpr int kWords = kTileBytes / static_cast<int>(sizeof(Word));
-  for (int i = static_cast<int>(threadIdx.x); i < planes * kTileChannels * kWords; i += kThreads) {
-    const int at = i % kWords * static_cast<int>(sizeof(Word));
-    const int channel = i / kWords % kTileChannels, plane = i / (kWords * kTileChannels);
-    Word word{};
-    if (first_channel + channel < w.in && first_byte + at < plane_bytes)
-      word = *reinterpret_cast<const Word*>(
-          w.planes + (plane * w.in + first_channel + channel) * plane_bytes + first_byte + at);
-    *reinterpret_cast<Word*>(tile + plane * kStagedPlane + staged(channel, at)) = word;
+  constexpr int kCopies = kTileBytes / kBytes;  // of a channel
+  for (int i = static_cast<int>(threadIdx.x); i < planes * kTileChannels * kCopies; i += kThreads) {
+    const int at = i % kCopies * kBytes;
+    const int channel = i / kCopies % kTileChannels, plane = i / (kCopies * kTileChannels);
+    const bool inside = first_channel + channel < w.in && first_byte + at < plane_bytes;
+    const uint8_t* from =
+        inside ? w.planes + (plane * w.in + first_channel + channel) * plane_bytes + first_byte + at
+               : w.planes;
+    uint8_t* to = tile + plane * kStagedPlane + staged(channel, at);
+    if constexpr (kBytes == 1)
+      *to = inside ? *from : uint8_t{0};
+    else
+      __pipeline_memcpy_async(to, from, kBytes, inside ? 0 : kBytes);
   }
 }
 
@@ -71,77 +78,44 @@ struct Positions {
       const uint32_t prefixes = codes & (0x01010101u * (0xffu << (8 - level) & 0xffu));
       // 2^23 + prefix by its bits; the cell's middle is at most 64, so both steps are exact.
       const float shifted = __uint_as_float(__byte_perm(prefixes, 0x4b000000u, 0x7440u + byte));
-      return shifted - (8388608.0f - 0.5f * static_cast<float>(1 << (8 - level)));
+      return shifted - (kShift - 0.5f * static_cast<float>(1 << (8 - level)));
     }
   }
 };
+
+__device__ float position_of(const NestedWeights& w, int level, int prefix) {
+  return level <= w.table_levels ? float_of_half(w.table[(1 << level) - 2 + prefix])
+                                 : (static_cast<float>(prefix) + 0.5f) * static_cast<float>(1 << (8 - level));
+}
 
 __device__ void fill_table(const NestedWeights& w, int level, float* table) {
   for (int prefix = static_cast<int>(threadIdx.x); prefix < 1 << level; prefix += kThreads)
-    table[prefix] = level <= w.table_levels
-                        ? float_of_half(w.table[(1 << level) - 2 + prefix])
-                        : (static_cast<float>(prefix) + 0.5f) * static_cast<float>(1 << (8 - level));
+    table[prefix] = position_of(w, level, prefix);
 }
 
-// Scales and minima of a chunk of channels, kept while the rows' group lasts.
-class Parameters {
- public:
-  __device__ Parameters(const NestedWeights& w, int64_t row, int64_t channel)
-      : w_(w), channel_(channel), count_(static_cast<int>(min(int64_t{kChunk}, w.in - channel))) {
-    if (w.by_input) {
-      group_ = static_cast<uint32_t>(channel) / static_cast<uint32_t>(w.group);
-      one_group_ = channel + count_ <= (group_ + 1) * w.group;
-      next_ = row;
-    } else {
-      group_ = static_cast<uint32_t>(row) / static_cast<uint32_t>(w.group);
-      next_ = row;
-    }
-  }
+// Scales and minima of 8 x 8 weights that no border of groups runs through: by row along the inputs, by
+// channel along the outputs.
+template <bool kByInput>
+struct Parameters {
+  float scale[8] = {}, minimum[8] = {};
 
-  // To be called for consecutive rows.
-  __device__ void move_to(int64_t row) {
-    if (row != next_) return;
-    if (w_.by_input) {
-      load_row(row * w_.groups);
-      next_ = row + 1;
-    } else {
+  __device__ Parameters(const NestedWeights& w, int64_t row, int64_t channel) {
+    const int64_t own = kByInput ? row : channel, across = kByInput ? channel : row;
+    const int count = static_cast<int>(min(int64_t{8}, (kByInput ? w.out : w.in) - own));
+    const int64_t first = own * w.groups + static_cast<uint32_t>(across) / static_cast<uint32_t>(w.group);
 #pragma unroll
-      for (int c = 0; c < kChunk; ++c)
-        if (c < count_) load(c, (channel_ + c) * w_.groups + group_);
-      next_ = ++group_ * w_.group;
-    }
-  }
-
-  float scale[kChunk] = {}, minimum[kChunk] = {};
-
- private:
-  __device__ void load(int c, int64_t parameter) {
-    scale[c] = float_of_half(w_.scales[parameter]);
-    minimum[c] = float_of_half(w_.minima[parameter]);
-  }
-  __device__ void load_row(int64_t first) {
-    if (one_group_) {
-      load(0, first + group_);
-#pragma unroll
-      for (int c = 1; c < kChunk; ++c) {
-        scale[c] = scale[0];
-        minimum[c] = minimum[0];
+    for (int i = 0; i < 8; ++i)
+      if (i < count) {
+        scale[i] = float_of_half(w.scales[first + i * w.groups]);
+        minimum[i] = float_of_half(w.minima[first + i * w.groups]);
       }
-    } else {
-#pragma unroll
-      for (int c = 0; c < kChunk; ++c)
-        if (c < count_)
-          load(c, first + static_cast<uint32_t>(channel_ + c) / static_cast<uint32_t>(w_.group));
-    }
   }
-
-  const NestedWeights& w_;
-  int64_t channel_, group_, next_;
-  int count_;
-  bool one_group_ = false;
 };
 
-template <class T, int kPlanes, bool kDifference, bool kTables>
+// Products of two float16 values, or of one with 9 bits, are exact: a fused sum has the bits of two steps.
+__device__ float weight_at(float minimum, float scale, float position) { return minimum + scale * position; }
+
+template <class T, int kPlanes, bool kDifference, bool kTables, bool kByInput>
 __global__ void __launch_bounds__(kThreads)
     decode_tiles(const __grid_constant__ NestedWeights w, int level, int minus, Rows<T> out) {
   __shared__ __align__(16) uint8_t tile[kPlanes * kStagedPlane];
@@ -149,71 +123,102 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t first_channel = int64_t{blockIdx.x} * kTileChannels;
   const int64_t first_row = int64_t{blockIdx.y} * kTileRows;
   const int64_t plane_bytes = (w.out + 7) / 8;
+  if (plane_bytes % 16 == 0)
+    stage<16>(w, level, first_channel, first_row / 8, plane_bytes, tile);
+  else if (plane_bytes % 4 == 0)
+    stage<4>(w, level, first_channel, first_row / 8, plane_bytes, tile);
+  else
+    stage<1>(w, level, first_channel, first_row / 8, plane_bytes, tile);
+  __pipeline_commit();
+  const int chunk = static_cast<int>(threadIdx.x) % kChunks, octet = static_cast<int>(threadIdx.x) / kChunks;
+  const int64_t channel = first_channel + chunk * kChunk, row0 = first_row + octet * 8;
+  const bool inside = channel < w.in && row0 < w.out;
+  const Parameters<kByInput> parameters(w, inside ? row0 : 0, inside ? channel : 0);
   if constexpr (kTables) {
     fill_table(w, level, tables[0]);
     if (kDifference) fill_table(w, minus, tables[1]);
   }
-  if (plane_bytes % 16 == 0)
-    stage<uint4>(w, level, first_channel, first_row / 8, plane_bytes, tile);
-  else if (plane_bytes % 4 == 0)
-    stage<uint32_t>(w, level, first_channel, first_row / 8, plane_bytes, tile);
-  else
-    stage<uint8_t>(w, level, first_channel, first_row / 8, plane_bytes, tile);
+  __pipeline_wait_prior(0);
   __syncthreads();
+  if (!inside) return;
 
-  const int chunk = static_cast<int>(threadIdx.x) % kChunks, octet = static_cast<int>(threadIdx.x) / kChunks;
-  const int64_t channel = first_channel + chunk * kChunk, row0 = first_row + octet * 8;
-  if (channel >= w.in || row0 >= w.out) return;
   Codes codes[kChunk];
+  const uint8_t* own = tile + staged(chunk * kChunk, octet);
 #pragma unroll
   for (int c = 0; c < kChunk; ++c) {
-    const uint8_t* bytes = tile + staged(chunk * kChunk + c, octet);
     uint32_t halves[2] = {0, 0};
 #pragma unroll
     for (int plane = 0; plane < kPlanes; ++plane)
       if (plane < level)
-        halves[plane / 4] |= static_cast<uint32_t>(bytes[plane * kStagedPlane]) << (24 - 8 * (plane % 4));
+        halves[plane / 4] |= static_cast<uint32_t>(own[plane * kStagedPlane + c * kTileBytes])
+                             << (24 - 8 * (plane % 4));
     codes[c] = transpose(halves[1], halves[0]);
   }
 
   const Positions<kTables> full{level, tables[0]}, less{minus, tables[1]};
-  Parameters parameters(w, row0, channel);
 #pragma unroll
   for (int r = 0; r < 8; ++r) {
     if (row0 + r >= w.out) return;
-    parameters.move_to(row0 + r);
     float values[kChunk];
 #pragma unroll
     for (int c = 0; c < kChunk; ++c) {
-      // Products of two float16 values, or of one with 9 bits, are exact: a fused sum has the same bits.
-      values[c] = parameters.minimum[c] + parameters.scale[c] * full(codes[c].word(r), r % 4);
-      if (kDifference)
-        values[c] -= parameters.minimum[c] + parameters.scale[c] * less(codes[c].word(r), r % 4);
+      const float minimum = parameters.minimum[kByInput ? r : c], scale = parameters.scale[kByInput ? r : c];
+      values[c] = weight_at(minimum, scale, full(codes[c].word(r), r % 4));
+      if (kDifference) values[c] -= weight_at(minimum, scale, less(codes[c].word(r), r % 4));
     }
     store_chunk(out, row0 + r, channel, values);
   }
 }
 
-template <class T, int kPlanes>
+__device__ float decode_one(const NestedWeights& w, int64_t row, int64_t channel, int level) {
+  const int64_t plane_bytes = (w.out + 7) / 8;
+  const int64_t parameter =
+      w.by_input ? row * w.groups + channel / w.group : channel * w.groups + row / w.group;
+  int prefix = 0;
+  for (int plane = 0; plane < level; ++plane)
+    prefix = prefix << 1 | (w.planes[(plane * w.in + channel) * plane_bytes + row / 8] >> (row % 8) & 1);
+  return weight_at(float_of_half(w.minima[parameter]), float_of_half(w.scales[parameter]),
+                   position_of(w, level, prefix));
+}
+
+// Groups of any size, a weight a thread.
+template <class T>
+__global__ void decode_each(const __grid_constant__ NestedWeights w, int level, int minus, Rows<T> out) {
+  const int64_t row = blockIdx.x;
+  for (int64_t channel = threadIdx.x; channel < w.in; channel += blockDim.x) {
+    float value = decode_one(w, row, channel, level);
+    if (minus > 0) value -= decode_one(w, row, channel, minus);
+    store(out.data + row * out.stride + channel, value);
+  }
+}
+
+template <class T, int kPlanes, bool kByInput>
 void launch(const NestedWeights& w, int level, int minus, const Rows<T>& out, Stream stream) {
   const dim3 grid(static_cast<unsigned>((w.in + kTileChannels - 1) / kTileChannels),
                   static_cast<unsigned>((w.out + kTileRows - 1) / kTileRows));
   const bool tables = level <= w.table_levels || (minus > 0 && minus <= w.table_levels);
-  const auto kernel =
-      minus > 0 ? (tables ? decode_tiles<T, kPlanes, true, true> : decode_tiles<T, kPlanes, true, false>)
-                : (tables ? decode_tiles<T, kPlanes, false, true> : decode_tiles<T, kPlanes, false, false>);
+  const auto kernel = minus > 0 ? (tables ? decode_tiles<T, kPlanes, true, true, kByInput>
+                                          : decode_tiles<T, kPlanes, true, false, kByInput>)
+                                : (tables ? decode_tiles<T, kPlanes, false, true, kByInput>
+                                          : decode_tiles<T, kPlanes, false, false, kByInput>);
   kernel<<<grid, kThreads, 0, stream>>>(w, level, minus, out);
   check_launch("nested decode_tiles", stream);
 }
 
 }  // namespace
 
-void dequantize_nested(const NestedWeights& weights, int level, int minus, View out, Stream stream) {
+void dequantize_nested(const NestedWeights& w, int level, int minus, View out, Stream stream) {
   with_rows(out, [&]<class T>(const Rows<T>& rows) {
+    if (w.groups > 1 && w.group % 8 != 0) {
+      decode_each<<<static_cast<unsigned>(w.out), kThreads, 0, stream>>>(w, level, minus, rows);
+      return check_launch("nested decode_each", stream);
+    }
     if (level <= 4)
-      launch<T, 4>(weights, level, minus, rows, stream);
+      w.by_input ? launch<T, 4, true>(w, level, minus, rows, stream)
+                 : launch<T, 4, false>(w, level, minus, rows, stream);
     else
-      launch<T, 8>(weights, level, minus, rows, stream);
+      w.by_input ? launch<T, 8, true>(w, level, minus, rows, stream)
+                 : launch<T, 8, false>(w, level, minus, rows, stream);
   });
 }
 

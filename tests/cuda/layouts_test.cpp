@@ -47,14 +47,19 @@ uint16_t bf16_bits(float value) {
   return static_cast<uint16_t>(std::bit_cast<uint32_t>(rounded_to(DType::bf16, value)) >> 16);
 }
 
-void expect_same(const cuda::DeviceWeights& weights, const QuantizedLinear& layer, Level level, Level minus,
+// D_level - D_minus by the CPU.
+MatrixBuffer<float> difference(const QuantizedLinear& layer, Level level, Level minus) {
+  if (level == 0) return MatrixBuffer<float>::zeroed(layer.out(), layer.in());
+  MatrixBuffer<float> result = layer.dequantize(level);
+  if (minus == 0) return result;
+  const MatrixBuffer<float> less = layer.dequantize(minus);
+  for (int64_t i = 0; i < result.size(); ++i) result.data()[i] -= less.data()[i];
+  return result;
+}
+
+void expect_same(const cuda::DeviceWeights& weights, Matrix<const float> expected, Level level, Level minus,
                  int64_t stride) {
-  const int64_t out = layer.out(), in = layer.in();
-  MatrixBuffer<float> expected = level == 0 ? MatrixBuffer<float>::zeroed(out, in) : layer.dequantize(level);
-  if (minus > 0) {
-    const MatrixBuffer<float> less = layer.dequantize(minus);
-    for (int64_t i = 0; i < expected.size(); ++i) expected.data()[i] -= less.data()[i];
-  }
+  const int64_t out = expected.rows, in = expected.cols;
   const std::vector<uint8_t> floats = decode(weights, level, minus, out, in, stride, cuda::Type::f32);
   const std::vector<uint8_t> halves = decode(weights, level, minus, out, in, stride, cuda::Type::bf16);
   for (int64_t row = 0; row < out; ++row)
@@ -63,7 +68,7 @@ void expect_same(const cuda::DeviceWeights& weights, const QuantizedLinear& laye
       const auto full = element<uint32_t>(floats, at);
       const auto half = element<uint16_t>(halves, at);
       if (i < in) {
-        const float value = expected.view()(row, i);
+        const float value = expected(row, i);
         ASSERT_EQ(full, std::bit_cast<uint32_t>(value))
             << int{level} << " - " << int{minus} << " at " << row << ", " << i << ": " << value << " but "
             << std::bit_cast<float>(full);
@@ -84,8 +89,10 @@ void expect_same(const QuantizedLinear& layer) {
     if (level > 0) levels.push_back(level);
   for (const Level level : levels)
     for (const Level minus : levels)
-      if (minus <= level)
-        for (const int64_t stride : {wide, layer.in()}) expect_same(*weights, layer, level, minus, stride);
+      if (minus <= level) {
+        const MatrixBuffer<float> expected = difference(layer, level, minus);
+        for (const int64_t stride : {wide, layer.in()}) expect_same(*weights, expected, level, minus, stride);
+      }
 }
 
 std::vector<uint16_t> random_halves(int64_t count, uint64_t seed) {
