@@ -1,6 +1,8 @@
 // Two kernels over tiles of kTile queries and kTile keys, both float32 throughout. One has the queries' side
 // of the gradient and finds the softmax's statistics on the way (online, as FlashAttention: Dao et al.,
-// 2205.14135); the other has the keys' side and adds up a key head's queries heads in their order.
+// 2205.14135); the other has the keys' side and adds up the query heads of a key head in their order.
+#include <cmath>
+
 #include "cuda/backward.h"
 #include "cuda/elements.cuh"
 

@@ -10,14 +10,16 @@ constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 constexpr int kRowThreads = 256;
 
-// The sum over kThreads threads that share a segment: a warp, or the whole block. Every one gets it.
+// The sum over kThreads threads that share a segment: part of a warp, or the whole block. Every one gets it.
 template <int kThreads>
 __device__ float2 segment_sum(float2 value) {
-  for (int offset = 16; offset > 0; offset /= 2) {
-    value.x += __shfl_xor_sync(0xffffffffu, value.x, offset);
-    value.y += __shfl_xor_sync(0xffffffffu, value.y, offset);
+  constexpr int kLanes = kThreads < 32 ? kThreads : 32;
+  const unsigned lanes = 0xffffffffu >> (32 - kLanes) << (threadIdx.x % 32 / kLanes * kLanes);
+  for (int offset = kLanes / 2; offset > 0; offset /= 2) {
+    value.x += __shfl_xor_sync(lanes, value.x, offset);
+    value.y += __shfl_xor_sync(lanes, value.y, offset);
   }
-  if constexpr (kThreads == 32) return value;
+  if constexpr (kThreads <= 32) return value;
   __shared__ float2 warps[kRowThreads / 32];
   if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = value;
   __syncthreads();
@@ -124,7 +126,12 @@ void rms_norm_backward(ConstView x, const float* weight, float eps, View d, Stre
 
 void rms_norm_heads_backward(ConstView x, const float* weight, int64_t head_dim, float eps, View d,
                              Stream stream) {
-  norm_backward<32>(x, weight, head_dim, eps, d, stream);
+  if (head_dim <= 64)
+    norm_backward<8>(x, weight, head_dim, eps, d, stream);
+  else if (head_dim <= 128)
+    norm_backward<16>(x, weight, head_dim, eps, d, stream);
+  else
+    norm_backward<32>(x, weight, head_dim, eps, d, stream);
 }
 
 void silu_multiply_backward(View gate, View up, ConstView d, Stream stream) {

@@ -100,16 +100,24 @@ __global__ void __launch_bounds__(32)
       bins[bin][i] = sums[(tile + i) * kHistogramBins + bin];
   __syncwarp();
   if (lane < channels) {
-    constexpr int kBatch = 16;
+    constexpr int kBatch = 32;
     const T* column = x + tile + lane;
     const auto add = [&](T value) { bins[histogram_bin(to_float(value))][lane] += to_float(value); };
+    const auto load = [&](int64_t from, T(&batch)[kBatch]) {
+      if (from + kBatch > rows) return;
+#pragma unroll
+      for (int k = 0; k < kBatch; ++k) batch[k] = column[(from + k) * stride];
+    };
+    T now[kBatch], next[kBatch];  // a batch is on its way while another is added
     int64_t t = 0;
+    load(t, now);
     for (; t + kBatch <= rows; t += kBatch) {
-      T batch[kBatch];
+      load(t + kBatch, next);
 #pragma unroll
-      for (int k = 0; k < kBatch; ++k) batch[k] = column[(t + k) * stride];
-#pragma unroll
-      for (int k = 0; k < kBatch; ++k) add(batch[k]);
+      for (int k = 0; k < kBatch; ++k) {
+        add(now[k]);
+        now[k] = next[k];
+      }
     }
     for (; t < rows; ++t) add(column[t * stride]);
   }
@@ -145,14 +153,14 @@ __global__ void __launch_bounds__(32 * kSumWarps)
   double sum[8] = {};
   float maximum[8] = {};
   if (channel < cols)
-    for_rows<4>(x + channel, stride, begin + warp, end, kSumWarps,
-                static_cast<int>(min(cols - channel, int64_t{8})), [&](const float(&values)[8]) {
+    for_rows<16 / sizeof(T)>(x + channel, stride, begin + warp, end, kSumWarps,
+                             static_cast<int>(min(cols - channel, int64_t{8})), [&](const float(&values)[8]) {
 #pragma unroll
-                  for (int j = 0; j < 8; ++j) {
-                    sum[j] += Term::of(values[j]);
-                    maximum[j] = fmaxf(maximum[j], fabsf(values[j]));
-                  }
-                });
+                               for (int j = 0; j < 8; ++j) {
+                                 sum[j] += Term::of(values[j]);
+                                 maximum[j] = fmaxf(maximum[j], fabsf(values[j]));
+                               }
+                             });
   for (int j = 0; j < 8; ++j) {
     sums[warp][j * 32 + lane] = sum[j];
     maxima[warp][j * 32 + lane] = maximum[j];
