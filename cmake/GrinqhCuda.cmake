@@ -1,7 +1,8 @@
 # The CUDA backend: one module beside the program, loaded when a device asks for it, so that the program itself
 # needs no CUDA library. Its sources are framework/cuda and the files cuda*.cpp and cuda*.cu of the layouts.
 option(GRINQH_CUDA "Build the CUDA backend where nvcc is found" ON)
-set(GRINQH_CUDA_ARCHITECTURES "80-real;89-real;90" CACHE STRING "GPUs that code is made for; PTX of the last one")
+set(GRINQH_CUDA_ARCHITECTURES "80-real;89-real;90a-real;90-virtual" CACHE STRING
+    "GPUs that code is made for, and PTX for later ones; 90a has the warpgroup products of attention")
 
 set(GRINQH_HAS_CUDA OFF)
 if(GRINQH_CUDA)

@@ -206,9 +206,10 @@ struct Gemm::State {
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment(product.y.data));
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment(product.y.data));
     // Where the choice is timed it may differ from run to run, the bits of the result must not: sums in one
-    // piece, in the order of K.
-    if (product.flops() >= kFlopsWorthTiming)
-      set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, uint32_t{CUBLASLT_REDUCTION_SCHEME_NONE});
+    // piece, in the order of K. Elsewhere sums may be cut, but parts are added in float32, not in y's type.
+    set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+        product.flops() >= kFlopsWorthTiming ? uint32_t{CUBLASLT_REDUCTION_SCHEME_NONE}
+                                             : uint32_t{CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE});
     std::vector<cublasLtMatmulHeuristicResult_t> found(kCandidates);
     int count = 0;
     const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
