@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "cuda/backward.h"
-#include "cuda/elements.cuh"
+#include "cuda/typed_elements.cuh"
 
 namespace grinqh::cuda {
 

@@ -1,6 +1,6 @@
 #include "cuda/backward.h"
 
-#include "cuda/elements.cuh"
+#include "cuda/typed_elements.cuh"
 
 namespace grinqh::cuda {
 

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "cuda/elements.cuh"
+#include "cuda/typed_elements.cuh"
 #include "cuda/memory.h"
 
 namespace grinqh::cuda {

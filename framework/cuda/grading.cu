@@ -1,0 +1,278 @@
+#include "cuda/grading.h"
+
+#include "cuda/elements.cuh"
+
+namespace grinqh::cuda {
+
+namespace {
+
+constexpr int kTokens = 4;  // that share each load of thresholds
+constexpr int kThreads = 256;
+constexpr uint8_t kNotFixed = 255;
+
+// The levels of eight channels, a byte each.
+struct ChunkLevels {
+  uint32_t low, high;
+};
+
+__device__ void load_thresholds(const GradingRule& rule, int step, int64_t col, int64_t in, bool aligned,
+                                float (&v)[kChunk]) {
+  if (rule.shared) {
+    const float threshold = rule.thresholds[step];
+#pragma unroll
+    for (int i = 0; i < kChunk; ++i) v[i] = threshold;
+  } else {
+    const auto* row = reinterpret_cast<const char*>(rule.thresholds + int64_t{step} * in);
+    to_floats(load_chunk(row, Type::f32, col, in - col, aligned), Type::f32, v);
+  }
+}
+
+// Channels [col, col + 8) of up to kTokens tokens. Products with the factor are rounded to float32 before
+// they are compared, as on the CPU.
+__device__ void grade_chunk(const Chunk (&x)[kTokens], Type type, const float (&factor)[kTokens],
+                            const GradingRule& rule, int64_t col, int64_t in, bool aligned,
+                            ChunkLevels (&levels)[kTokens]) {
+  const uint32_t base = rule.levels[0] * 0x01010101u;
+#pragma unroll
+  for (int t = 0; t < kTokens; ++t) levels[t] = {base, base};
+  for (int step = 0; step + 1 < rule.count; ++step) {
+    float threshold[kChunk];
+    load_thresholds(rule, step, col, in, aligned, threshold);
+    const uint32_t increment = static_cast<uint8_t>(rule.levels[step + 1] - rule.levels[step]);
+#pragma unroll
+    for (int t = 0; t < kTokens; ++t) {
+      float v[kChunk];
+      to_floats(x[t], type, v);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        levels[t].low += fabsf(__fmul_rn(v[i], factor[t])) > threshold[i] ? increment << 8 * i : 0;
+        levels[t].high += fabsf(__fmul_rn(v[i + 4], factor[t])) > threshold[i + 4] ? increment << 8 * i : 0;
+      }
+    }
+  }
+}
+
+__device__ void store_levels(uint8_t* row, int64_t col, int64_t in, const ChunkLevels& levels) {
+  if (in % kChunk == 0) {
+    *reinterpret_cast<uint2*>(row + col) = {levels.low, levels.high};
+  } else {
+#pragma unroll
+    for (int i = 0; i < kChunk; ++i)
+      if (col + i < in)
+        row[col + i] = static_cast<uint8_t>((i < 4 ? levels.low : levels.high) >> 8 * (i % 4));
+  }
+}
+
+__device__ ChunkLevels load_levels(const uint8_t* row, int64_t col, int64_t in) {
+  if (in % kChunk == 0) {
+    const uint2 pair = *reinterpret_cast<const uint2*>(row + col);
+    return {pair.x, pair.y};
+  }
+  ChunkLevels levels{};
+#pragma unroll
+  for (int i = 0; i < kChunk; ++i)
+    if (col + i < in) (i < 4 ? levels.low : levels.high) |= uint32_t{row[col + i]} << 8 * (i % 4);
+  return levels;
+}
+
+__device__ void load_tokens(const ConstView& x, int64_t first, int64_t col, bool aligned,
+                            Chunk (&chunks)[kTokens]) {
+#pragma unroll
+  for (int t = 0; t < kTokens; ++t)
+    chunks[t] =
+        first + t < x.rows ? load_chunk(row_of(x, first + t), x.type, col, x.cols - col, aligned) : Chunk{};
+}
+
+__device__ void store_tokens(const ConstView& x, const uint8_t* fixed, int64_t first, int64_t col,
+                             const ChunkLevels (&levels)[kTokens], uint8_t* chosen) {
+#pragma unroll
+  for (int t = 0; t < kTokens; ++t) {
+    if (first + t >= x.rows) break;
+    const uint32_t level = fixed ? fixed[first + t] : kNotFixed;
+    const ChunkLevels same{level * 0x01010101u, level * 0x01010101u};
+    store_levels(chosen + (first + t) * x.cols, col, x.cols, level == kNotFixed ? levels[t] : same);
+  }
+}
+
+__global__ void __launch_bounds__(kThreads)
+    grade_kernel(ConstView x, const __grid_constant__ GradingRule rule, const uint8_t* fixed, uint8_t* chosen,
+                 bool aligned) {
+  const int64_t col = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) * kChunk;
+  if (col >= x.cols) return;
+  const int64_t step = int64_t{gridDim.y} * blockDim.y * kTokens;
+  for (int64_t first = (int64_t{blockIdx.y} * blockDim.y + threadIdx.y) * kTokens; first < x.rows;
+       first += step) {
+    const float factor[kTokens] = {1.0f, 1.0f, 1.0f, 1.0f};
+    Chunk chunks[kTokens];
+    ChunkLevels levels[kTokens];
+    load_tokens(x, first, col, aligned, chunks);
+    grade_chunk(chunks, x.type, factor, rule, col, x.cols, aligned, levels);
+    store_tokens(x, fixed, first, col, levels, chosen);
+  }
+}
+
+__device__ int sum_of_bytes(const ChunkLevels& levels) {
+  return static_cast<int>(__dp4a(levels.low, 0x01010101u, __dp4a(levels.high, 0x01010101u, 0u)));
+}
+
+// A block finds the factors of kTokens tokens; their rows and the thresholds stay in the first caches.
+__global__ void __launch_bounds__(2 * kThreads)
+    grade_exactly_kernel(ConstView x, const __grid_constant__ GradingRule rule, const uint8_t* fixed,
+                         uint8_t* chosen, bool aligned) {
+  constexpr int kBisections = 20;
+  const int64_t first = int64_t{blockIdx.x} * kTokens;
+  const int64_t begin = int64_t{threadIdx.x} * kChunk, step = int64_t{blockDim.x} * kChunk;
+  const double budget = rule.budget * static_cast<double>(x.cols);
+  double low[kTokens], high[kTokens];  // of the factors' logarithms
+  float factor[kTokens];
+  Chunk chunks[kTokens];
+  ChunkLevels levels[kTokens];
+  for (int t = 0; t < kTokens; ++t) low[t] = -12, high[t] = 12;
+  for (int i = 0; i < kBisections; ++i) {
+    int read[kTokens] = {};
+#pragma unroll
+    for (int t = 0; t < kTokens; ++t) factor[t] = static_cast<float>(exp2(0.5 * (low[t] + high[t])));
+    for (int64_t col = begin; col < x.cols; col += step) {
+      load_tokens(x, first, col, aligned, chunks);
+      grade_chunk(chunks, x.type, factor, rule, col, x.cols, aligned, levels);
+      const int64_t excess = col + kChunk - x.cols;  // channels beyond the row stand at the lowest level
+      const int beyond = excess > 0 ? static_cast<int>(excess) * rule.levels[0] : 0;
+#pragma unroll
+      for (int t = 0; t < kTokens; ++t) read[t] += sum_of_bytes(levels[t]) - beyond;
+    }
+#pragma unroll
+    for (int t = 0; t < kTokens; ++t) {
+      const double middle = 0.5 * (low[t] + high[t]);
+      (block_sum(read[t]) > budget ? high[t] : low[t]) = middle;
+    }
+  }
+#pragma unroll
+  for (int t = 0; t < kTokens; ++t) factor[t] = static_cast<float>(exp2(low[t]));  // never above the budget
+  for (int64_t col = begin; col < x.cols; col += step) {
+    load_tokens(x, first, col, aligned, chunks);
+    grade_chunk(chunks, x.type, factor, rule, col, x.cols, aligned, levels);
+    store_tokens(x, fixed, first, col, levels, chosen);
+  }
+}
+
+__global__ void fill_levels_kernel(const uint8_t* fixed, int64_t rows, int64_t in, uint8_t* chosen) {
+  const int64_t col = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) * kChunk;
+  if (col >= in) return;
+  const int64_t step = int64_t{gridDim.y} * blockDim.y;
+  for (int64_t t = int64_t{blockIdx.y} * blockDim.y + threadIdx.y; t < rows; t += step) {
+    const uint32_t level = fixed[t] * 0x01010101u;
+    store_levels(chosen + t * in, col, in, {level, level});
+  }
+}
+
+constexpr int kBins = 17;
+
+// A warp counts a row. A lane keeps a byte a level in three words, emptied before one can overflow.
+__global__ void __launch_bounds__(kThreads)
+    count_levels_kernel(const uint8_t* chosen, int64_t rows, int64_t in, int32_t* counts) {
+  constexpr int kChunksHeld = 255 / kChunk;
+  const int64_t t = int64_t{blockIdx.x} * (kThreads / 32) + threadIdx.x / 32;
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  if (t >= rows) return;
+  const uint8_t* row = chosen + t * in;
+  uint32_t total = 0;  // of the level that is this lane's number
+  for (int64_t part = 0; part < in; part += int64_t{32} * kChunk * kChunksHeld) {
+    uint64_t held[3] = {};
+#pragma unroll 4
+    for (int k = 0; k < kChunksHeld; ++k) {
+      const int64_t col = part + (k * 32 + lane) * kChunk;
+      if (col >= in) break;
+      const ChunkLevels levels = load_levels(row, col, in);
+#pragma unroll
+      for (int i = 0; i < kChunk; ++i) {
+        const uint32_t level = (i < 4 ? levels.low : levels.high) >> 8 * (i % 4) & 0xffu;
+        const uint64_t one = col + i < in ? uint64_t{1} << 8 * (level & 7) : 0;
+        held[0] += level < 8 ? one : 0;
+        held[1] += level - 8 < 8 ? one : 0;
+        held[2] += level - 16 < 8 ? one : 0;
+      }
+    }
+#pragma unroll
+    for (int b = 0; b < kBins; ++b) {
+      const auto mine = static_cast<uint32_t>(held[b / 8] >> 8 * (b % 8)) & 0xffu;
+      const uint32_t sum = __reduce_add_sync(0xffffffffu, mine);
+      total += lane == b ? sum : 0;
+    }
+  }
+  if (lane < kBins) counts[t * kBins + lane] = static_cast<int32_t>(total);
+}
+
+struct Steps {
+  const uint8_t* levels;
+  int32_t count;
+};
+
+__global__ void __launch_bounds__(kThreads)
+    mask_by_level_kernel(ConstView x, const uint8_t* chosen, Steps steps, int64_t in_padded, View out,
+                         bool aligned, bool aligned_out) {
+  const int64_t col = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) * kChunk;
+  if (col >= in_padded) return;
+  const int64_t step = int64_t{gridDim.y} * blockDim.y;
+  for (int64_t t = int64_t{blockIdx.y} * blockDim.y + threadIdx.y; t < x.rows; t += step) {
+    float v[kChunk] = {};
+    ChunkLevels levels{};
+    if (col < x.cols) {
+      const Chunk chunk = load_chunk(row_of(x, t), x.type, col, x.cols - col, aligned);
+      levels = load_levels(chosen + t * x.cols, col, x.cols);
+      to_floats(chunk, x.type, v);
+    }
+    for (int32_t k = 0; k < steps.count; ++k) {
+      const uint32_t least = steps.levels[k];
+      float masked[kChunk];
+#pragma unroll
+      for (int i = 0; i < kChunk; ++i) {
+        const uint32_t level = (i < 4 ? levels.low : levels.high) >> 8 * (i % 4) & 0xffu;
+        masked[i] = level >= least ? v[i] : 0.0f;
+      }
+      store_chunk(row_of(out, t), out.type, k * in_padded + col, in_padded - col, aligned_out, masked);
+    }
+  }
+}
+
+}  // namespace
+
+void grade(ConstView x, const GradingRule& rule, const uint8_t* fixed, uint8_t* chosen, Stream stream) {
+  if (empty(x)) return;
+  const bool aligned = aligned_rows(x) && reinterpret_cast<uintptr_t>(rule.thresholds) % 16 == 0 &&
+                       x.cols * sizeof(float) % 16 == 0;
+  if (rule.budget < 0) {
+    const Tiling tiling = chunk_tiling(ceil_div(x.rows, kTokens), x.cols);
+    grade_kernel<<<tiling.grid, tiling.block, 0, stream>>>(x, rule, fixed, chosen, aligned);
+  } else {
+    const int64_t warps = std::clamp<int64_t>(ceil_div(x.cols, 32 * kChunk), 1, 2 * kThreads / 32);
+    grade_exactly_kernel<<<static_cast<unsigned>(ceil_div(x.rows, kTokens)),
+                           static_cast<unsigned>(warps * 32), 0, stream>>>(x, rule, fixed, chosen, aligned);
+  }
+  check_launch("grade", stream);
+}
+
+void fill_levels(const uint8_t* fixed, int64_t rows, int64_t in, uint8_t* chosen, Stream stream) {
+  if (rows <= 0 || in <= 0) return;
+  const Tiling tiling = chunk_tiling(rows, in);
+  fill_levels_kernel<<<tiling.grid, tiling.block, 0, stream>>>(fixed, rows, in, chosen);
+  check_launch("fill_levels", stream);
+}
+
+void count_levels(const uint8_t* chosen, int64_t rows, int64_t in, int32_t* counts, Stream stream) {
+  if (rows <= 0) return;
+  const int64_t blocks = ceil_div(rows, kThreads / 32);
+  count_levels_kernel<<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(chosen, rows, in, counts);
+  check_launch("count_levels", stream);
+}
+
+void mask_by_level(ConstView x, const uint8_t* chosen, const uint8_t* steps, int32_t count, int64_t in_padded,
+                   View out, Stream stream) {
+  if (x.rows <= 0 || in_padded <= 0 || count <= 0) return;
+  const Tiling tiling = chunk_tiling(x.rows, in_padded);
+  const bool aligned_out = aligned_rows(out) && in_padded * size_of(out.type) % 16 == 0;
+  mask_by_level_kernel<<<tiling.grid, tiling.block, 0, stream>>>(x, chosen, {steps, count}, in_padded, out,
+                                                                 aligned_rows(x), aligned_out);
+  check_launch("mask_by_level", stream);
+}
+
+}  // namespace grinqh::cuda
