@@ -250,7 +250,7 @@ LayerPtr group_mixed(int64_t out, int64_t in, int64_t group, const std::vector<u
       for (int64_t i = shape.begin_of(g); i < shape.end_of(g); ++i)
         parts.codes.row(row)[i] = static_cast<uint8_t>(rng.below(values));
       parts.zeros.row(row)[g] = static_cast<uint8_t>(rng.below(values));
-      parts.scales.row(row)[g] = to_half(static_cast<float>(0.1 + rng.uniform()));
+      parts.scales.row(row)[g] = to_half(static_cast<float>(rng.normal()));
       parts.means.row(row)[g] = to_half(static_cast<float>(rng.normal()));
     }
   return std::make_unique<GroupMixedLinear>(std::move(shape), parts);
