@@ -9,7 +9,7 @@ namespace {
 // A group of one row: weights are scale * (factor * code - zero) + mean. Factor 2 and zero 1 make the signs
 // of a group of one bit; scale * integer is exact, so that a fused sum has the same bits.
 struct Group {
-  float scale = 0, zero = 1, mean = 0, factor = 1;
+  float scale = 0, zero = 1, mean = -0.0f, factor = 1;  // -0 + x is x, be it -0
 
   Group() = default;
   __device__ Group(const GroupMixedWeights& w, const MixedGroup& place, int64_t row, int64_t g)

@@ -93,22 +93,32 @@ __device__ void fill_table(const NestedWeights& w, int level, float* table) {
     table[prefix] = position_of(w, level, prefix);
 }
 
-// Scales and minima of 8 x 8 weights that no border of groups runs through: by row along the inputs, by
-// channel along the outputs.
+// Scales and minima of a tile, by groups along the axis: [group][row] along the inputs, [group][channel]
+// along the outputs. Groups are a multiple of 8 and at least kSmallestGroup, or there is only one.
+constexpr int kSmallestGroup = 32;
+
 template <bool kByInput>
 struct Parameters {
-  float scale[8] = {}, minimum[8] = {};
+  static constexpr int kOwn = kByInput ? kTileRows : kTileChannels;
+  static constexpr int kMost = (kByInput ? kTileChannels : kTileRows) / kSmallestGroup + 1;
+  float scale[kMost * kOwn], minimum[kMost * kOwn];
 
-  __device__ Parameters(const NestedWeights& w, int64_t row, int64_t channel) {
-    const int64_t own = kByInput ? row : channel, across = kByInput ? channel : row;
-    const int count = static_cast<int>(min(int64_t{8}, (kByInput ? w.out : w.in) - own));
-    const int64_t first = own * w.groups + static_cast<uint32_t>(across) / static_cast<uint32_t>(w.group);
-#pragma unroll
-    for (int i = 0; i < 8; ++i)
-      if (i < count) {
-        scale[i] = float_of_half(w.scales[first + i * w.groups]);
-        minimum[i] = float_of_half(w.minima[first + i * w.groups]);
-      }
+  __device__ static uint32_t group_of(const NestedWeights& w, int64_t row, int64_t channel) {
+    return static_cast<uint32_t>(kByInput ? channel : row) / static_cast<uint32_t>(w.group);
+  }
+  __device__ void load(const NestedWeights& w, int64_t first_row, int64_t first_channel) {
+    const int64_t last_row = min(first_row + kTileRows, w.out) - 1;
+    const int64_t last_channel = min(first_channel + kTileChannels, w.in) - 1;
+    const uint32_t first = group_of(w, first_row, first_channel);
+    const uint32_t groups = group_of(w, last_row, last_channel) - first + 1;
+    const int64_t begin = kByInput ? first_row : first_channel;
+    const auto count = static_cast<uint32_t>((kByInput ? last_row : last_channel) - begin + 1);
+    for (uint32_t i = threadIdx.x; i < count * groups; i += kThreads) {
+      const uint32_t own = i / groups, group = i % groups;
+      const int64_t from = (begin + own) * w.groups + first + group;
+      scale[group * kOwn + own] = float_of_half(w.scales[from]);
+      minimum[group * kOwn + own] = float_of_half(w.minima[from]);
+    }
   }
 };
 
@@ -119,6 +129,7 @@ template <class T, int kPlanes, bool kDifference, bool kTables, bool kByInput>
 __global__ void __launch_bounds__(kThreads)
     decode_tiles(const __grid_constant__ NestedWeights w, int level, int minus, Rows<T> out) {
   __shared__ __align__(16) uint8_t tile[kPlanes * kStagedPlane];
+  __shared__ __align__(16) Parameters<kByInput> parameters;
   __shared__ float tables[2][kTables ? 256 : 1];
   const int64_t first_channel = int64_t{blockIdx.x} * kTileChannels;
   const int64_t first_row = int64_t{blockIdx.y} * kTileRows;
@@ -132,15 +143,14 @@ __global__ void __launch_bounds__(kThreads)
   __pipeline_commit();
   const int chunk = static_cast<int>(threadIdx.x) % kChunks, octet = static_cast<int>(threadIdx.x) / kChunks;
   const int64_t channel = first_channel + chunk * kChunk, row0 = first_row + octet * 8;
-  const bool inside = channel < w.in && row0 < w.out;
-  const Parameters<kByInput> parameters(w, inside ? row0 : 0, inside ? channel : 0);
+  parameters.load(w, first_row, first_channel);
   if constexpr (kTables) {
     fill_table(w, level, tables[0]);
     if (kDifference) fill_table(w, minus, tables[1]);
   }
   __pipeline_wait_prior(0);
   __syncthreads();
-  if (!inside) return;
+  if (channel >= w.in || row0 >= w.out) return;
 
   Codes codes[kChunk];
   const uint8_t* own = tile + staged(chunk * kChunk, octet);
@@ -155,6 +165,16 @@ __global__ void __launch_bounds__(kThreads)
     codes[c] = transpose(halves[1], halves[0]);
   }
 
+  // Of 8 rows or 8 channels; what lies beyond the matrix is not used.
+  float scale[8], minimum[8];
+  const uint32_t group =
+      parameters.group_of(w, row0, channel) - parameters.group_of(w, first_row, first_channel);
+  const uint32_t place = group * parameters.kOwn + 8 * (kByInput ? octet : chunk);
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    scale[i] = parameters.scale[place + i];
+    minimum[i] = parameters.minimum[place + i];
+  }
   const Positions<kTables> full{level, tables[0]}, less{minus, tables[1]};
 #pragma unroll
   for (int r = 0; r < 8; ++r) {
@@ -162,9 +182,9 @@ __global__ void __launch_bounds__(kThreads)
     float values[kChunk];
 #pragma unroll
     for (int c = 0; c < kChunk; ++c) {
-      const float minimum = parameters.minimum[kByInput ? r : c], scale = parameters.scale[kByInput ? r : c];
-      values[c] = weight_at(minimum, scale, full(codes[c].word(r), r % 4));
-      if (kDifference) values[c] -= weight_at(minimum, scale, less(codes[c].word(r), r % 4));
+      const int at = kByInput ? r : c;
+      values[c] = weight_at(minimum[at], scale[at], full(codes[c].word(r), r % 4));
+      if (kDifference) values[c] -= weight_at(minimum[at], scale[at], less(codes[c].word(r), r % 4));
     }
     store_chunk(out, row0 + r, channel, values);
   }
@@ -209,7 +229,7 @@ void launch(const NestedWeights& w, int level, int minus, const Rows<T>& out, St
 
 void dequantize_nested(const NestedWeights& w, int level, int minus, View out, Stream stream) {
   with_rows(out, [&]<class T>(const Rows<T>& rows) {
-    if (w.groups > 1 && w.group % 8 != 0) {
+    if (w.groups > 1 && (w.group % 8 != 0 || w.group < kSmallestGroup)) {
       decode_each<<<static_cast<unsigned>(w.out), kThreads, 0, stream>>>(w, level, minus, rows);
       return check_launch("nested decode_each", stream);
     }
