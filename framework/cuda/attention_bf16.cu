@@ -6,8 +6,6 @@ namespace grinqh::cuda {
 
 namespace {
 
-constexpr float kLog2e = 1.44269504f;
-
 // Rows of kDim bf16 in shared memory; the 16-byte chunks of a row are permuted by its number so that
 // ldmatrix meets all banks.
 template <int kDim>

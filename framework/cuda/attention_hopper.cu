@@ -7,9 +7,8 @@ namespace grinqh::cuda {
 
 namespace {
 
-constexpr int kQueries = 128, kKeys = 128;  // of a tile
-constexpr int kThreads = 256;               // two warpgroups of 64 queries
-constexpr float kLog2e = 1.44269504f;
+constexpr int kQueries = 128, kKeys = 128;   // of a tile
+constexpr int kThreads = 256;                // two warpgroups of 64 queries
 constexpr uint32_t kPanelBytes = 128 * 128;  // 128 rows of 64 bf16
 
 template <int kDim>

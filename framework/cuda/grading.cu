@@ -153,7 +153,10 @@ __global__ void __launch_bounds__(2 * kThreads)
   const int64_t first = int64_t{blockIdx.x} * kTokens;
   const int64_t begin = int64_t{threadIdx.x} * kChunk, step = int64_t{blockDim.x} * kChunk;
   const double budget = rule.budget * static_cast<double>(x.cols);
-  double low[kTokens], high[kTokens];  // of the factors' logarithms
+  // Of the logarithm of one token's factor, lane % kTokens: float64 is slow, so that each is computed once a
+  // warp.
+  double low = -12, high = 12;
+  const int own = static_cast<int>(threadIdx.x) % kTokens;
   float factor[kTokens], magnitudes[kTokens][kChunk];
   ChunkLevels levels[kTokens];
   const auto grade_at = [&](int64_t col) {
@@ -164,12 +167,15 @@ __global__ void __launch_bounds__(2 * kThreads)
       for (int i = 0; i < kChunk; ++i) magnitudes[t][i] = __fmul_rn(magnitudes[t][i], factor[t]);
     grade_chunk(magnitudes, rule, col, x.cols, aligned, levels);
   };
+  const auto set_factors = [&](double logarithm) {
+    const auto mine = static_cast<float>(exp2(logarithm));
 #pragma unroll
-  for (int t = 0; t < kTokens; ++t) low[t] = -12, high[t] = 12;
+    for (int t = 0; t < kTokens; ++t) factor[t] = __shfl_sync(0xffffffffu, mine, t);
+  };
   for (int i = 0; i < kBisections; ++i) {
     int read[kTokens] = {};
-#pragma unroll
-    for (int t = 0; t < kTokens; ++t) factor[t] = static_cast<float>(exp2(0.5 * (low[t] + high[t])));
+    const double middle = 0.5 * (low + high);
+    set_factors(middle);
     for (int64_t col = begin; col < x.cols; col += step) {
       grade_at(col);
       const int64_t excess = col + kChunk - x.cols;  // channels beyond the row stand at the lowest level
@@ -178,11 +184,12 @@ __global__ void __launch_bounds__(2 * kThreads)
       for (int t = 0; t < kTokens; ++t) read[t] += sum_of_bytes(levels[t]) - beyond;
     }
     block_sums(read, i % 2);
+    int mine = 0;
 #pragma unroll
-    for (int t = 0; t < kTokens; ++t) (read[t] > budget ? high[t] : low[t]) = 0.5 * (low[t] + high[t]);
+    for (int t = 0; t < kTokens; ++t) mine = t == own ? read[t] : mine;
+    (mine > budget ? high : low) = middle;
   }
-#pragma unroll
-  for (int t = 0; t < kTokens; ++t) factor[t] = static_cast<float>(exp2(low[t]));  // never above the budget
+  set_factors(low);  // never above the budget
   for (int64_t col = begin; col < x.cols; col += step) {
     grade_at(col);
     store_tokens(x, fixed, first, col, levels, chosen);
