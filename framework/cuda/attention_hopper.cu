@@ -7,9 +7,9 @@ namespace grinqh::cuda {
 
 namespace {
 
-constexpr int kQueries = 128, kKeys = 128;   // of a tile
-constexpr int kThreads = 256;                // two warpgroups of 64 queries
-constexpr uint32_t kPanelBytes = 128 * 128;  // 128 rows of 64 bf16
+[[maybe_unused]] constexpr int kQueries = 128, kKeys = 128;  // of a tile
+constexpr int kThreads = 256;                                // two warpgroups of 64 queries
+constexpr uint32_t kPanelBytes = 128 * 128;                  // 128 rows of 64 bf16
 
 template <int kDim>
 constexpr uint32_t kTileBytes = kDim / 64 * kPanelBytes;
