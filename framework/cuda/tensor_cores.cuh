@@ -63,11 +63,6 @@ __device__ inline void mask_after(float (&s)[kTiles][4], const int (&last)[2], i
     for (int i = 0; i < 4; ++i)
       if (n * 8 + lane % 4 * 2 + i % 2 > last[i / 2]) s[n][i] = -INFINITY;
 }
-template <int kTiles>
-__device__ inline void mask_after(float (&s)[kTiles][4], int64_t first_key, const int64_t (&own)[2],
-                                  int lane) {
-  mask_after(s, {static_cast<int>(own[0] - first_key), static_cast<int>(own[1] - first_key)}, lane);
-}
 
 // s becomes 2^(scale (s - greatest)); `shrink` is what sums of earlier tiles are multiplied by. sum: this
 // lane's share of a row. Every row has seen a key by the end of the first tile.
