@@ -6,8 +6,6 @@ namespace grinqh::cuda {
 
 namespace {
 
-constexpr float kLog2e = 1.44269504f;
-
 // Rows of kDim bf16 in shared memory; the 16-byte chunks of a row are permuted by its number so that
 // ldmatrix meets all banks.
 template <int kDim>
@@ -58,9 +56,8 @@ __global__ void __launch_bounds__(kWarps * 32)
   start_keys(0);
   commit_copies();
 
-  // Of the rows lane / 4 and lane / 4 + 8 of the warp's 16.
-  const int64_t own[2] = {sequence.past + begin + warp * 16 + lane / 4,
-                          sequence.past + begin + warp * 16 + lane / 4 + 8};
+  // Positions of the warp's first query and of this lane's first row, lane / 4; its second is eight further.
+  const int warp_begin = static_cast<int>(sequence.past + begin) + warp * 16, own = warp_begin + lane / 4;
   const float scale = kLog2e / sqrtf(static_cast<float>(shape.head_dim));
   float greatest[2] = {-INFINITY, -INFINITY}, sum[2] = {};
   float result[kDim / 8][4] = {};
@@ -85,7 +82,8 @@ __global__ void __launch_bounds__(kWarps * 32)
         multiply(s[2 * k + 1], a, b[2], b[3]);
       }
     }
-    if ((j + 1) * kKeys > sequence.past + begin + warp * 16 + 1) mask_after(s, j * kKeys, own, lane);
+    const int first_key = static_cast<int>(j) * kKeys;
+    if (first_key + kKeys > warp_begin + 1) mask_after(s, {own - first_key, own + 8 - first_key}, lane);
     float shrink[2];
     running_softmax(s, scale, greatest, sum, shrink);
 #pragma unroll

@@ -7,10 +7,9 @@ namespace grinqh::cuda {
 
 namespace {
 
-constexpr int kQueries = 128, kKeys = 128;  // of a tile
-constexpr int kThreads = 256;               // two warpgroups of 64 queries
-[[maybe_unused]] constexpr float kLog2e = 1.44269504f;
-constexpr uint32_t kPanelBytes = 128 * 128;  // 128 rows of 64 bf16
+[[maybe_unused]] constexpr int kQueries = 128, kKeys = 128;  // of a tile
+constexpr int kThreads = 256;                                // two warpgroups of 64 queries
+constexpr uint32_t kPanelBytes = 128 * 128;                  // 128 rows of 64 bf16
 
 template <int kDim>
 constexpr uint32_t kTileBytes = kDim / 64 * kPanelBytes;
@@ -102,16 +101,16 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (tile_count > 1) start_tile<kDim>(key_tile(1), key_head, kv_stride, kKeys, seen);
   commit_copies();
 
-  // Of the rows lane / 4 and lane / 4 + 8 of the warp's 16.
-  const int64_t own[2] = {sequence.past + begin + warp * 16 + lane / 4,
-                          sequence.past + begin + warp * 16 + lane / 4 + 8};
+  // Positions of the warp's first query and of this lane's first row, lane / 4; its second is eight further.
+  const int warp_begin = static_cast<int>(sequence.past + begin) + warp * 16, own = warp_begin + lane / 4;
   const float scale = kLog2e / sqrtf(static_cast<float>(kDim));
   const uint32_t my_queries = queries + static_cast<uint32_t>(warp / 4) * 64 * kPanelRowBytes;
   float greatest[2] = {-INFINITY, -INFINITY}, sum[2] = {}, shrink[2];
   float s[kKeys / 8][4] = {}, result[kDim / 8][4] = {};
   uint32_t p[kKeys / 16][4];
   const auto softmax = [&](int64_t j) {
-    if ((j + 1) * kKeys > sequence.past + begin + warp * 16 + 1) mask_after(s, j * kKeys, own, lane);
+    const int first_key = static_cast<int>(j) * kKeys;
+    if (first_key + kKeys > warp_begin + 1) mask_after(s, {own - first_key, own + 8 - first_key}, lane);
     running_softmax(s, scale, greatest, sum, shrink);
   };
 

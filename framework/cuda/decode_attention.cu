@@ -7,6 +7,7 @@ namespace {
 
 constexpr int kWarps = 4, kThreads = kWarps * 32;
 constexpr int kUnroll = 4;  // keys of a lane group whose loads are in flight together
+constexpr int kBlocksAMultiprocessor = 4;
 constexpr int64_t kKeysWorthABlock = 64;
 constexpr float kLowest = -1.0e30f;  // a running maximum before the first key
 
@@ -30,20 +31,48 @@ Split split_of(const AttentionShape& shape, int64_t sequences, int64_t longest_p
   check_call(cudaGetDevice(&device), "cudaGetDevice");
   check_call(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
              "cudaDeviceGetAttribute");
+  // Not more blocks than run at once: the last few would run alone.
   const int64_t wanted =
-      ceil_div(int64_t{4} * multiprocessors, std::max<int64_t>(1, sequences * shape.kv_heads));
-  const int64_t parts = std::clamp<int64_t>(wanted, 1, ceil_div(longest_past, kKeysWorthABlock));
+      int64_t{kBlocksAMultiprocessor} * multiprocessors / std::max<int64_t>(1, sequences * shape.kv_heads);
+  const int64_t parts =
+      std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, ceil_div(longest_past, kKeysWorthABlock)));
   const int64_t keys = ceil_div(ceil_div(longest_past, parts), 16) * 16;
   return {ceil_div(longest_past, keys), keys};
 }
 
-// kLanes lanes hold a key, eight dimensions each, and serve the kHeads query heads that share it. Blocks:
-// (part, group of heads, sequence).
+// Sums of kCount values over kLanes lanes, scattered: value v ends at lane v kLanes / kCount, where lanes
+// outnumber values also at those up to the next value's; otherwise a lane holds kCount / kLanes of them in
+// v[0], v[1], ... Halves what is exchanged at every step.
+template <int kLanes, int kCount>
+__device__ void scatter_sums(float (&v)[kCount], int lane) {
+  int held = kCount;
+#pragma unroll
+  for (int step = kLanes / 2; step > 0; step /= 2) {
+    if (held > 1) {
+      held /= 2;
+      const bool upper = lane & step;
+#pragma unroll
+      for (int i = 0; i < kCount / 2; ++i) {
+        if (i >= held) break;
+        const float kept = upper ? v[i + held] : v[i], sent = upper ? v[i] : v[i + held];
+        v[i] = kept + __shfl_xor_sync(0xffffffffu, sent, step);
+      }
+    } else {
+      v[0] += __shfl_xor_sync(0xffffffffu, v[0], step);
+    }
+  }
+}
+
+// kLanes lanes hold a key, eight dimensions each, and serve the kHeads query heads that share it. The softmax
+// of a head is on kLanes / kHeads lanes. Blocks: (part, group of heads, sequence).
 template <Type kType, int kLanes, int kHeads>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksAMultiprocessor)
     decode_attention_kernel(AttentionShape shape, ConstView q, const SequenceSpan* sequences,
                             int64_t kv_stride, int64_t part_keys, float* scratch, bool aligned) {
-  constexpr int kGroups = kThreads / kLanes;
+  constexpr int kGroups = kThreads / kLanes, kScores = kHeads * kUnroll;
+  constexpr int kHeld = kScores > kLanes ? kScores / kLanes : 1;    // scores of a lane
+  constexpr int kCopies = kLanes > kScores ? kLanes / kScores : 1;  // lanes with the same score
+  constexpr int kHeadLanes = kLanes / kHeads;
   __shared__ float results[kGroups][kHeads][kLanes * kChunk];
   __shared__ SoftmaxState states[kGroups][kHeads];
 
@@ -56,11 +85,10 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t dim = lane * kChunk, dims = shape.head_dim - dim;  // dims <= 0: nothing to do for this lane
 
   float query[kHeads][kChunk], result[kHeads][kChunk] = {};
-  SoftmaxState state[kHeads];
+  SoftmaxState state{kLowest, 0.0f};  // of head lane / kHeadLanes; the sum of this lane's scores
   const float scale = 1.0f / sqrtf(static_cast<float>(shape.head_dim));
 #pragma unroll
   for (int h = 0; h < kHeads; ++h) {
-    state[h] = {kLowest, 0.0f};
     Chunk chunk{};
     if (h < heads && dims > 0)
       chunk = load_chunk(row_of(q, sequence.first_row), kType, (first_head + h) * shape.head_dim + dim, dims,
@@ -85,7 +113,7 @@ __global__ void __launch_bounds__(kThreads)
       key[u] = inside ? load_chunk(keys + k * row_bytes, kType, column, dims, aligned) : Chunk{};
       value[u] = inside ? load_chunk(values + k * row_bytes, kType, column, dims, aligned) : Chunk{};
     }
-    float score[kHeads][kUnroll];
+    float score[kScores];  // of head h and key u at h kUnroll + u, until they are scattered
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       float x[kChunk];
@@ -95,40 +123,52 @@ __global__ void __launch_bounds__(kThreads)
         float sum = 0;
 #pragma unroll
         for (int i = 0; i < kChunk; ++i) sum = fmaf(query[h][i], x[i], sum);
-        sum = lane_sum(sum, kLanes);
-        score[h][u] = base + u * kGroups + group < end ? sum : -INFINITY;
+        score[h * kUnroll + u] = sum;
       }
+    }
+    scatter_sums<kLanes>(score, lane);
+    float top = state.greatest;
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i) {
+      const int u = (lane * kHeld / kCopies + i) % kUnroll;
+      if (base + u * kGroups + group >= end) score[i] = -INFINITY;
+      top = fmaxf(top, score[i]);
+    }
+#pragma unroll
+    for (int step = kHeadLanes / 2; step > 0; step /= 2)
+      top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, step));
+    const float shrink = expf(state.greatest - top);
+    state.greatest = top;
+    state.sum *= shrink;
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i) {
+      score[i] = expf(score[i] - top);
+      state.sum += score[i];
     }
 #pragma unroll
     for (int h = 0; h < kHeads; ++h) {
-      float top = state[h].greatest;
+      const float factor = __shfl_sync(0xffffffffu, shrink, h * kHeadLanes, kLanes);
 #pragma unroll
-      for (int u = 0; u < kUnroll; ++u) top = fmaxf(top, score[h][u]);
-      const float shrink = expf(state[h].greatest - top);
-      state[h].greatest = top;
-      state[h].sum *= shrink;
-#pragma unroll
-      for (int i = 0; i < kChunk; ++i) result[h][i] *= shrink;
-#pragma unroll
-      for (int u = 0; u < kUnroll; ++u) {
-        score[h][u] = expf(score[h][u] - top);
-        state[h].sum += score[h][u];
-      }
+      for (int i = 0; i < kChunk; ++i) result[h][i] *= factor;
     }
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       float x[kChunk];
       to_floats(value[u], kType, x);
 #pragma unroll
-      for (int h = 0; h < kHeads; ++h)
+      for (int h = 0; h < kHeads; ++h) {
+        const int at = h * kUnroll + u;
+        const float share = __shfl_sync(0xffffffffu, score[at % kHeld], at * kCopies / kHeld, kLanes);
 #pragma unroll
-        for (int i = 0; i < kChunk; ++i) result[h][i] = fmaf(score[h][u], x[i], result[h][i]);
+        for (int i = 0; i < kChunk; ++i) result[h][i] = fmaf(share, x[i], result[h][i]);
+      }
     }
   }
 
+  state.sum = lane_sum(state.sum, kHeadLanes) / kCopies;
+  if (lane % kHeadLanes == 0) states[group][lane / kHeadLanes] = state;
 #pragma unroll
   for (int h = 0; h < kHeads; ++h) {
-    if (lane == 0) states[group][h] = state[h];
 #pragma unroll
     for (int i = 0; i < kChunk; ++i) results[group][h][dim + i] = result[h][i];
   }
@@ -148,18 +188,27 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// A block joins the parts of one head of one sequence.
+// A block joins the parts of one head of one sequence. Dynamic shared memory: [parts], to a multiple of eight
+// (compilers read them in fours).
 __global__ void join_parts_kernel(AttentionShape shape, const SequenceSpan* sequences, int64_t parts,
                                   float* scratch, View out) {
+  extern __shared__ float shares[];
   const int64_t head = blockIdx.x, dim = shape.head_dim;
-  const auto part = [&](int64_t p) { return part_of(scratch, shape, gridDim.y, p, blockIdx.y, head); };
+  const float* first = part_of(scratch, shape, gridDim.y, 0, blockIdx.y, head);
+  const int64_t stride = part_of(scratch, shape, gridDim.y, 1, blockIdx.y, head) - first;
   float top = kLowest, sum = 0;
-  for (int64_t p = 0; p < parts; ++p) top = fmaxf(top, part(p)[dim]);
-  for (int64_t p = 0; p < parts; ++p) sum += expf(part(p)[dim] - top) * part(p)[dim + 1];
+  for (int64_t p = threadIdx.x % 32; p < parts; p += 32) top = fmaxf(top, first[p * stride + dim]);
+  for (int step = 16; step > 0; step /= 2) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, step));
+  for (int64_t p = threadIdx.x; p < parts; p += blockDim.x) {
+    shares[p] = expf(first[p * stride + dim] - top);
+    sum += shares[p] * first[p * stride + dim + 1];
+  }
+  sum = block_sum(sum);
   char* row = row_of(out, sequences[blockIdx.y].first_row);
   for (int64_t d = threadIdx.x; d < dim; d += blockDim.x) {
     float value = 0;
-    for (int64_t p = 0; p < parts; ++p) value += expf(part(p)[dim] - top) * part(p)[d];
+#pragma unroll 8
+    for (int64_t p = 0; p < parts; ++p) value = fmaf(shares[p], first[p * stride + d], value);
     value /= sum;
     if (out.type == Type::f32)
       reinterpret_cast<float*>(row)[head * dim + d] = value;
@@ -230,7 +279,9 @@ void decode_attention(const AttentionShape& shape, ConstView q, const SequenceSp
   else
     launch_for_lanes<Type::bf16>(task, stream);
   const dim3 grid(static_cast<unsigned>(shape.heads), static_cast<unsigned>(count));
-  join_parts_kernel<<<grid, 128, 0, stream>>>(shape, sequences, task.split.parts, task.scratch, out);
+  const auto shared =
+      static_cast<unsigned>(ceil_div(task.split.parts, 8) * 8 * static_cast<int64_t>(sizeof(float)));
+  join_parts_kernel<<<grid, 128, shared, stream>>>(shape, sequences, task.split.parts, task.scratch, out);
   check_launch("decode_attention: join", stream);
 }
 

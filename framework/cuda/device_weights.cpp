@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "quant/kernel_table.h"
 
 namespace grinqh::cuda {
 
@@ -29,6 +30,8 @@ void DeviceWeights::dequantize(Level level, Level minus, View out, Stream stream
 }
 
 RegisterUpload::RegisterUpload(std::string_view layout, Upload upload) {
+  RegisterKernel({std::string(layout), Device::cuda, "levels",
+                  "decoded level by level on the device, multiplied by cuBLASLt", nullptr});
   check(uploads().emplace(layout, std::move(upload)).second, "two uploads of one layout");
 }
 

@@ -48,36 +48,39 @@ __global__ void rms_norm_kernel(ConstView x, const float* weight, float eps, Vie
     finish(load_chunk(from, x.type, col, x.cols - col, aligned), col);
 }
 
-// `lanes` neighbours (a power of two up to 32) normalize a head. Head dimensions above 256, or without
-// 16-byte alignment, are gone through in steps.
-__global__ void rms_norm_heads_kernel(View x, const float* weight, int64_t head_dim, float eps, int lanes,
+// `lanes` neighbours (a power of two up to 32) normalize a head; threads x are lanes of a row's heads, y goes
+// over rows. Head dimensions above 256 are gone through in steps.
+__global__ void rms_norm_heads_kernel(View x, const float* weight, int head_dim, float eps, int lanes,
                                       bool aligned) {
-  const int64_t heads = x.cols / head_dim;
-  const int64_t groups = int64_t{gridDim.x} * blockDim.x / lanes;
-  const int64_t begin = int64_t{threadIdx.x % lanes} * kChunk, step = int64_t{lanes} * kChunk;
-  const int64_t total = x.rows * heads;
-  // Whole warps stay together: lane_sum needs all lanes.
-  for (int64_t first = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x / 32 * 32) / lanes; first < total;
-       first += groups) {
-    const int64_t index = first + threadIdx.x % 32 / lanes;
-    const bool active = index < total;
-    char* head = nullptr;
-    if (active) head = row_of(x, index / heads) + index % heads * head_dim * size_of(x.type);
-    Chunk held{};
-    if (active && begin < head_dim) held = load_chunk(head, x.type, begin, head_dim - begin, aligned);
+  const int64_t at = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  const int begin = static_cast<int>(at % lanes) * kChunk, step = lanes * kChunk;
+  const int64_t head = at / lanes * head_dim;
+  const bool active = head < x.cols;  // whole warps go on: lane_sum needs all lanes
+  const auto* weights = reinterpret_cast<const char*>(weight);
+  const int64_t rows_step = int64_t{gridDim.y} * blockDim.y;
+  for (int64_t t = int64_t{blockIdx.y} * blockDim.y + threadIdx.y; t < x.rows; t += rows_step) {
+    char* row = row_of(x, t);
+    Chunk held{}, scaling{};
+    if (active && begin < head_dim) {
+      held = load_chunk(row, x.type, head + begin, head_dim - begin, aligned);
+      scaling = load_chunk(weights, Type::f32, begin, head_dim - begin, aligned);
+    }
     float sum = 0;
     add_squares(held, x.type, sum);
-    for (int64_t i = begin + step; active && i < head_dim; i += step)
-      add_squares(load_chunk(head, x.type, i, head_dim - i, aligned), x.type, sum);
+    for (int i = begin + step; active && i < head_dim; i += step)
+      add_squares(load_chunk(row, x.type, head + i, head_dim - i, aligned), x.type, sum);
     const float scale = 1.0f / sqrtf(lane_sum(sum, lanes) / static_cast<float>(head_dim) + eps);
-    for (int64_t i = begin; active && i < head_dim; i += step) {
-      if (i > begin) held = load_chunk(head, x.type, i, head_dim - i, aligned);
-      float v[kChunk];
+    for (int i = begin; active && i < head_dim; i += step) {
+      if (i > begin) {
+        held = load_chunk(row, x.type, head + i, head_dim - i, aligned);
+        scaling = load_chunk(weights, Type::f32, i, head_dim - i, aligned);
+      }
+      float v[kChunk], w[kChunk];
       to_floats(held, x.type, v);
+      to_floats(scaling, Type::f32, w);
 #pragma unroll
-      for (int k = 0; k < kChunk; ++k)
-        if (i + k < head_dim) v[k] = v[k] * scale * weight[i + k];
-      store_chunk(head, x.type, i, head_dim - i, aligned, v);
+      for (int k = 0; k < kChunk; ++k) v[k] = v[k] * scale * w[k];
+      store_chunk(row, x.type, head + i, head_dim - i, aligned, v);
     }
   }
 }
@@ -100,11 +103,11 @@ void rms_norm_heads(View x, const float* weight, int64_t head_dim, float eps, St
   if (empty(x)) return;
   int lanes = 1;
   while (lanes < 32 && lanes * kChunk < head_dim) lanes *= 2;
-  const bool aligned = aligned_rows(x) && head_dim * size_of(x.type) % 16 == 0;
-  constexpr int kThreads = 256;
-  const int64_t blocks = ceil_div(x.rows * (x.cols / head_dim) * lanes, kThreads);
-  rms_norm_heads_kernel<<<static_cast<unsigned>(std::min<int64_t>(blocks, 1 << 16)), kThreads, 0, stream>>>(
-      x, weight, head_dim, eps, lanes, aligned);
+  const bool aligned = aligned_rows(x) && head_dim * size_of(x.type) % 16 == 0 &&
+                       reinterpret_cast<uintptr_t>(weight) % 16 == 0;
+  const Tiling tiling = chunk_tiling(x.rows, std::max<int64_t>(x.cols / head_dim * lanes, 32) * kChunk);
+  rms_norm_heads_kernel<<<tiling.grid, tiling.block, 0, stream>>>(x, weight, static_cast<int>(head_dim), eps,
+                                                                  lanes, aligned);
   check_launch("rms_norm_heads", stream);
 }
 

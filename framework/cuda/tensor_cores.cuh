@@ -46,17 +46,17 @@ __device__ inline void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t 
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+constexpr float kLog2e = 1.44269504f;
+
 __device__ inline float exp2_fast(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
 
-// Scores of keys first_key + column; a row sees the keys up to its own.
+// Of a tile of keys the two rows of this lane see those up to `last`, counted from the tile's first.
 template <int kTiles>
-__device__ inline void mask_after(float (&s)[kTiles][4], int64_t first_key, const int64_t (&own)[2],
-                                  int lane) {
-  const int last[2] = {static_cast<int>(own[0] - first_key), static_cast<int>(own[1] - first_key)};
+__device__ inline void mask_after(float (&s)[kTiles][4], const int (&last)[2], int lane) {
 #pragma unroll
   for (int n = 0; n < kTiles; ++n)
 #pragma unroll

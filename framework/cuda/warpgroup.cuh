@@ -57,6 +57,18 @@ __device__ inline void multiply_shared(float (&c)[16][4], uint64_t a, uint64_t b
       : "l"(a), "l"(b), "r"(add));
 }
 
+// c[64, 64] of the same form.
+__device__ inline void multiply_shared(float (&c)[8][4], uint64_t a, uint64_t b, int add) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, "
+      "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+      "}, %32, %33, p, 1, 1, 0, 0;\n}\n"
+      : GRINQH_TILES_8(c, 0)
+      : "l"(a), "l"(b), "r"(add));
+}
+
 // c[64, 8 kTiles] += a[64, 16] b[16, 8 kTiles]: a in registers (of mma.sync's form), b in shared memory with
 // the summed index down the rows.
 __device__ inline void multiply_registers(float (&c)[16][4], const uint32_t (&a)[4], uint64_t b) {

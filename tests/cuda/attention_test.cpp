@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "cuda/attention.h"
+#include "cuda/attention_kernels.h"
 #include "cuda/gpu.h"
 #include "cuda/typed_matrix.h"
 
@@ -115,6 +116,18 @@ TEST_P(CudaAttention, IsTheSoftmaxOverTheKeysUpToItsOwn) {
   }
   problem.compare(found[0], bound_of(type));
   for (int64_t i = 0; i < found[0].size(); ++i) ASSERT_EQ(found[0].data()[i], found[1].data()[i]);
+}
+
+// Where wgmma serves attention(), this is the one that other GPUs use.
+TEST_P(CudaAttention, ByMmaSync) {
+  if (GetParam().type != Type::bf16) return;
+  const Problem problem(GetParam());
+  const auto spans = testing::device_array(problem.spans);
+  const TypedMatrix q(Type::bf16, problem.q), out(Type::bf16, problem.q.rows(), problem.q.cols());
+  cuda::attention_bf16(
+      {problem.shape, q.view(), spans.data(), spans.count(), problem.longest, problem.kv_stride, out.view()},
+      nullptr);
+  problem.compare(out.values(), bound_of(Type::bf16));
 }
 
 INSTANTIATE_TEST_SUITE_P(
