@@ -2,21 +2,23 @@
 // codes per group, of which every prefix decodes to the middle of its cell. What is read of them is the
 // policy's business (policy.cpp).
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <map>
+#include <utility>
+#include <vector>
 
-#include "core/dtype.h"
+#include "core/half.h"
 #include "core/parallel.h"
 #include "kernels/nested/layout.h"
 #include "quant/column_feedback.h"
 #include "quant/grading_rule.h"
+#include "quant/live_layer.h"
 #include "quant/quantizer.h"
+#include "quant/rounding_rules.h"
 
 namespace grinqh {
 namespace {
 
-constexpr int kCodes = 256;
 constexpr const char* kSecondMoment = "second_moment";
 constexpr const char* kHistogram = "magnitude_histogram";
 
@@ -92,7 +94,7 @@ class Grinqh final : public Quantizer {
     MatrixBuffer<uint8_t> codes(w.rows, w.cols);
     parallel_for(w.rows, [&](int64_t row) {
       for (int64_t i = 0; i < w.cols; ++i)
-        codes.row(row)[i] = floor_code(w(row, i), grid_of(grids, shape, row, i));
+        codes.row(row)[i] = code_of(w(row, i), grid_of(grids, shape, row, i));
     });
     auto plain = make_layer(w, shape, codes, grids, {});
     if (options_.feedback_bits == 0) return plain;
@@ -105,15 +107,14 @@ class Grinqh final : public Quantizer {
     return grids[static_cast<size_t>(shape.parameter(row, i))];
   }
 
-  static uint8_t floor_code(float weight, const Grid& grid) {
-    return static_cast<uint8_t>(std::clamp(std::floor(position(weight, grid)), 0.0f, kCodes - 1.0f));
+  static uint8_t code_of(float weight, const Grid& grid) {
+    return nested_code(weight, grid.scale_value(), grid.minimum_value());
   }
 
   std::unique_ptr<NestedLinear> make_layer(Matrix<const float> w, const NestedShape& shape,
                                            Matrix<const uint8_t> codes, const std::vector<Grid>& grids,
                                            const MatrixBuffer<float>& energies) const {
-    std::vector<uint16_t> scales, minima;
-    for (const Grid& grid : grids) scales.push_back(grid.scale), minima.push_back(grid.minimum);
+    auto [scales, minima] = parts_of(grids);
     return std::make_unique<NestedLinear>(shape, codes, std::move(scales), std::move(minima),
                                           fit_table(w, shape, codes, grids, energies));
   }
@@ -130,29 +131,22 @@ class Grinqh final : public Quantizer {
     const MatrixBuffer<float> thresholds = unit_thresholds(errors.view(), shape.levels);
     const double scale = solve_threshold_scale(histogram, thresholds.view(), shape.levels, bits);
     const MatrixBuffer<float> shares = energy_shares(histogram, thresholds.view(), scale, shape.levels);
-    const std::vector<std::array<float, kCodes>> positions = decode_tables(shape, plain);
+    const MatrixBuffer<float> positions = decode_tables(shape, plain);
+    const auto [scales, minima] = parts_of(grids);
 
-    MatrixBuffer<float> h(shape.in, shape.in), compensated(shape.out, shape.in);
-    std::ranges::copy(task.stats.at(kSecondMoment), h.data());
-    for (int64_t i = 0; i < shape.in; ++i)
-      if (h.row(i)[i] == 0) h.row(i)[i] = 1;  // an input that is always zero takes no part
-    MatrixBuffer<uint8_t> codes(shape.out, shape.in);
-    const InverseFactor factor = inverse_cholesky(h.view(), options_.damping);
+    const MatrixBuffer<float> h = live_moments(task.stats.at(kSecondMoment), shape.in);
+    const InverseFactor factor = inverse_cholesky(h, options_.damping);
     if (factor.damping > options_.damping) task.note("damping", factor.damping);
-    round_with_feedback(task.weight, factor, {}, [&](const ColumnStep& step, std::span<float> error) {
-      for (size_t r = 0; r < error.size(); ++r) {
-        const int64_t row = step.first_row + static_cast<int64_t>(r), i = step.column;
-        const Grid& grid = grid_of(grids, shape, row, i);
-        const float weight = step.current(i, static_cast<int64_t>(r));
-        const uint8_t code = floor_code(weight, grid);
-        codes.row(row)[i] = code;
-        compensated.row(row)[i] = weight;
-        float decoded = 0;
-        for (size_t k = 0; k < positions.size(); ++k)
-          decoded += shares.row(static_cast<int64_t>(k))[i] * positions[k][code];
-        error[r] = weight - grid.minimum_value() - grid.scale_value() * decoded;
-      }
-    });
+    MatrixBuffer<float> compensated(shape.out, shape.in);
+    MatrixBuffer<uint8_t> codes(shape.out, shape.in);
+    NestedRounding rounding = of_shape(shape);
+    rounding.scales = scales;
+    rounding.minima = minima;
+    rounding.positions = positions;
+    rounding.shares = shares;
+    rounding.codes = codes;
+    rounding.compensated = compensated;
+    round_with_feedback(task.weight, factor, {}, rounding);
     if (options_.table_weights == "scale") return make_layer(compensated.view(), shape, codes, grids, {});
     MatrixBuffer<float> energies(shares.rows(), shape.in);
     for (int64_t k = 0; k < shares.rows(); ++k)
@@ -160,21 +154,40 @@ class Grinqh final : public Quantizer {
     return make_layer(compensated.view(), shape, codes, grids, energies);
   }
 
-  // Position that each 8-bit code decodes to at each level (level 0: nothing is ever served there).
-  static std::vector<std::array<float, kCodes>> decode_tables(const NestedShape& shape,
-                                                              const NestedLinear& layer) {
-    std::vector<std::array<float, kCodes>> tables;
-    for (const Level level : shape.levels) {
-      std::array<float, kCodes>& table = tables.emplace_back();
-      table.fill(0.0f);
-      for (int code = 0; code < kCodes && level > 0; ++code)
-        table[static_cast<size_t>(code)] = layer.position(level, static_cast<uint8_t>(code));
+  // Where a weight's grid lies.
+  static NestedRounding of_shape(const NestedShape& shape) {
+    NestedRounding rounding;
+    if (shape.axis == GroupAxis::input) {
+      rounding.row_stride = shape.groups();
+      rounding.grid_columns = shape.group_size();
+      rounding.column_stride = 1;
+    } else {
+      rounding.grid_rows = shape.group_size();
+      rounding.row_stride = 1;
+      rounding.column_stride = shape.groups();
     }
-    return tables;
+    return rounding;
   }
 
-  static float position(float weight, const Grid& grid) {
-    return (weight - grid.minimum_value()) / grid.scale_value();
+  // Scales and minima.
+  static std::pair<std::vector<uint16_t>, std::vector<uint16_t>> parts_of(const std::vector<Grid>& grids) {
+    std::pair<std::vector<uint16_t>, std::vector<uint16_t>> parts;
+    for (const Grid& grid : grids) {
+      parts.first.push_back(grid.scale);
+      parts.second.push_back(grid.minimum);
+    }
+    return parts;
+  }
+
+  // Position that each 8-bit code decodes to at each level (level 0: nothing is ever served there).
+  static MatrixBuffer<float> decode_tables(const NestedShape& shape, const NestedLinear& layer) {
+    auto tables = MatrixBuffer<float>::zeroed(static_cast<int64_t>(shape.levels.size()), kNestedCodes);
+    for (int64_t k = 0; k < tables.rows(); ++k) {
+      const Level level = shape.levels[static_cast<size_t>(k)];
+      for (int code = 0; code < kNestedCodes && level > 0; ++code)
+        tables.row(k)[code] = layer.position(level, static_cast<uint8_t>(code));
+    }
+    return tables;
   }
 
   std::vector<Grid> find_grids(const LinearTask& task, const NestedShape& shape) const {
@@ -192,7 +205,7 @@ class Grinqh final : public Quantizer {
       const uint16_t minimum = to_half(low[p] + margin);
       const float range = high[p] - margin - from_half(minimum);
       // Below the smallest float16 a scale would vanish; such a group is constant to that precision.
-      const uint16_t scale = std::max<uint16_t>(to_half(std::max(range, 0.0f) / kCodes), 1);
+      const uint16_t scale = std::max<uint16_t>(to_half(std::max(range, 0.0f) / kNestedCodes), 1);
       if (!std::isfinite(from_half(minimum)) || !std::isfinite(from_half(scale)))
         bad_input("{}: weights from {} to {} do not fit into float16", task.id, low[p], high[p]);
       grids[p] = {scale, minimum};
@@ -220,9 +233,10 @@ class Grinqh final : public Quantizer {
           const double weight = scale * scale * (energy ? static_cast<double>(energy[i]) : 1.0);
           const auto prefix = static_cast<size_t>(codes(row, i) >> (8 - level));
           weight_sum[prefix] += weight;
-          position_sum[prefix] += weight * static_cast<double>(position(w(row, i), grid));
+          position_sum[prefix] += weight * static_cast<double>(nested_position(w(row, i), grid.scale_value(),
+                                                                               grid.minimum_value()));
         }
-      const int cell = kCodes >> level;
+      const int cell = kNestedCodes >> level;
       for (size_t prefix = 0; prefix < weight_sum.size(); ++prefix)
         table.push_back(
             to_half(static_cast<float>(weight_sum[prefix] > 0 ? position_sum[prefix] / weight_sum[prefix]
