@@ -64,8 +64,9 @@ class CudaAccelerator final : public Accelerator {
     transfers_.upload(h, single.data(), stream_);
     for (;; damping = next_damping(damping)) {
       reverse_damped(single.data(), n, damping * mean, a.data(), stream_);
-      if (solver_.factor(a.data(), n) && solver_.invert_lower(a.data(), n)) break;
+      if (solver_.factor(a.data(), n)) break;
     }
+    solver_.invert_lower(a.data(), n);
     reverse_factor(a.data(), n, single.data(), stream_);
     InverseFactor result{MatrixBuffer<float>(n, n), damping};
     transfers_.download(single.data(), result.upper.view(), stream_);

@@ -58,16 +58,36 @@ bool Solver::factor(double* a, int64_t n) {
          }) == 0;
 }
 
-bool Solver::invert_lower(double* a, int64_t n) {
+// With a = [A 0; B C] the inverse is [A^-1 0; -C^-1 B A^-1, C^-1]: half the work is then two triangular
+// solves, which are several times faster than cuSOLVER's own inversion.
+void Solver::invert_lower(double* a, int64_t n, int64_t stride) {
+  constexpr int64_t kWhole = 512;
+  if (n <= kWhole) return invert_small(a, n, stride);
+  const int64_t half = n / 2;
+  double *b = a + half * stride, *c = b + half;
+  const double minus = -1, one = 1;
+  const auto as_int = [](int64_t value) { return static_cast<int>(value); };
+  check_blas(cublasDtrsm(blas_, CUBLAS_SIDE_LEFT, kLower, CUBLAS_OP_N, CUBLAS_DIAG_NON_UNIT, as_int(half),
+                         as_int(n - half), &minus, a, as_int(stride), b, as_int(stride)),
+             "cublasDtrsm");
+  check_blas(cublasDtrsm(blas_, CUBLAS_SIDE_RIGHT, kLower, CUBLAS_OP_N, CUBLAS_DIAG_NON_UNIT, as_int(half),
+                         as_int(n - half), &one, c, as_int(stride), b, as_int(stride)),
+             "cublasDtrsm");
+  invert_lower(a, half, stride);
+  invert_lower(c, n - half, stride);
+}
+
+void Solver::invert_small(double* a, int64_t n, int64_t stride) {
   size_t device = 0, host = 0;
-  check_solver(
-      cusolverDnXtrtri_bufferSize(solver_, kLower, CUBLAS_DIAG_NON_UNIT, n, CUDA_R_64F, a, n, &device, &host),
-      "cusolverDnXtrtri_bufferSize");
-  return with_workspace(device, host, [&](void* work, void* host_work, int* info) {
-           check_solver(cusolverDnXtrtri(solver_, kLower, CUBLAS_DIAG_NON_UNIT, n, CUDA_R_64F, a, n, work,
-                                         device, host_work, host, info),
-                        "cusolverDnXtrtri");
-         }) == 0;
+  check_solver(cusolverDnXtrtri_bufferSize(solver_, kLower, CUBLAS_DIAG_NON_UNIT, n, CUDA_R_64F, a, stride,
+                                           &device, &host),
+               "cusolverDnXtrtri_bufferSize");
+  const int info = with_workspace(device, host, [&](void* work, void* host_work, int* result) {
+    check_solver(cusolverDnXtrtri(solver_, kLower, CUBLAS_DIAG_NON_UNIT, n, CUDA_R_64F, a, stride, work,
+                                  device, host_work, host, result),
+                 "cusolverDnXtrtri");
+  });
+  check(info == 0, "a Cholesky factor is not singular");
 }
 
 bool Solver::eigenvectors(double* a, int64_t n, double* values) {

@@ -22,8 +22,8 @@ class Solver {
 
   // The lower triangle of a [n, n] becomes L with a = L L^T; false if a is not positive definite.
   bool factor(double* a, int64_t n);
-  // The lower triangle L of a [n, n] becomes L^-1; false if L is singular.
-  bool invert_lower(double* a, int64_t n);
+  // The lower triangle L of a [n, n], a factor, becomes L^-1.
+  void invert_lower(double* a, int64_t n) { invert_lower(a, n, n); }
   // Eigenvalues [n], rising, and vectors as rows in the place of a [n, n], whose upper triangle is read;
   // false if the iteration does not converge.
   bool eigenvectors(double* a, int64_t n, double* values);
@@ -33,6 +33,8 @@ class Solver {
                 float beta);
 
  private:
+  void invert_lower(double* a, int64_t n, int64_t stride);
+  void invert_small(double* a, int64_t n, int64_t stride);
   // Runs call(device workspace, its bytes, host workspace, its bytes, info) and says what info became.
   template <class Call>
   int with_workspace(size_t device_bytes, size_t host_bytes, const Call& call);

@@ -59,7 +59,7 @@ TEST_F(AcceleratorOnGpu, ReadsMatricesWithAStride) {
 TEST_F(AcceleratorOnGpu, DampsMoreWhereTheFactorizationFails) {
   MatrixBuffer<float> h = moments_of(300, 7);
   const float whole = h.row(3)[3];
-  for (const float left : {0.97f, 0.9f, 0.07f}) {  // of a channel that correlates with the others
+  for (const float left : {0.4f, 0.3f, 0.07f}) {  // of a channel that correlates with the others
     h.row(3)[3] = left * whole;
     const InverseFactor found = gpu->inverse_cholesky(h, 0.0001), expected = inverse_cholesky(h, 0.0001);
     EXPECT_EQ(found.damping, expected.damping) << left;
