@@ -39,11 +39,11 @@ Codes round_to_nearest(const LinearTask& task, const GroupAffineShape& shape) {
   Codes result(shape);
   const AffineGridRule rule{shape.bits, shape.symmetric};
   parallel_for(shape.out, [&](int64_t row) {
-    for (int64_t g = 0; g < shape.groups(); ++g)
-      result.grids.row(row)[g] = rule.fit(shape.group_of(task.weight.row_span(row), g), task.id);
-    for (int64_t i = 0; i < shape.in; ++i)
-      result.codes.row(row)[i] =
-          rule.round(task.weight(row, i), result.grids.row(row)[i / shape.group_size()]);
+    for (int64_t g = 0; g < shape.groups(); ++g) {
+      const std::span<const float> group = shape.group_of(task.weight.row_span(row), g);
+      result.grids.row(row)[g] = rule.fit(group, task.id);
+      rule.round(group, result.grids.row(row)[g], result.codes.row(row) + g * shape.group_size());
+    }
   });
   return result;
 }

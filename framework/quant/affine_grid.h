@@ -44,6 +44,8 @@ struct AffineGridRule {
     return static_cast<uint8_t>(
         affine_code(value, from_half(grid.scale), grid.zero, static_cast<float>(top_code())));
   }
+  // Of a group's weights, to as many codes.
+  void round(std::span<const float> group, const AffineGrid& grid, uint8_t* codes) const;
   float decode(uint8_t code, const AffineGrid& grid) const {
     return affine_value(code, from_half(grid.scale), grid.zero);
   }
