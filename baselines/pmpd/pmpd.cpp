@@ -132,6 +132,7 @@ class Pmpd final : public PrecisionPolicy {
     return std::make_unique<FixedSchedule>(Chain{levels_, in_order(std::move(drops))});
   }
 
+  bool looks_at_inputs() const override { return false; }
   Precision choose(const std::string&, std::span<const Step> steps, Matrix<const float>,
                    Matrix<Level> scratch) const override {
     const bool scheduled = schedule_input() != ScheduleInput::nothing;

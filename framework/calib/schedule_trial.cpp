@@ -4,8 +4,6 @@
 #include <numeric>
 
 #include "core/error.h"
-#include "core/parallel.h"
-#include "core/vector_math.h"
 #include "runtime/generate.h"
 #include "runtime/language_model.h"
 
@@ -13,8 +11,6 @@ namespace grinqh {
 
 namespace {
 
-constexpr int64_t kBatchTokens = 2048;  // of a forward pass
-constexpr int64_t kLogitRows = 256;
 constexpr size_t kWriters = 64;  // sequences that are continued together
 
 // Sums the losses of rows `scored` of the features: what each predicts is next[i], to which sequence it
@@ -25,23 +21,14 @@ struct Scored {
   std::vector<size_t> owner;
 };
 
-void add_losses(const LanguageModel& model, Matrix<const float> features, const Scored& scored,
+void add_losses(const LanguageModel& model, const Tensor& features, const Scored& scored,
                 std::vector<double>& sums) {
-  const auto count = static_cast<int64_t>(scored.rows.size());
-  MatrixBuffer<float> picked(kLogitRows, features.cols), logits(kLogitRows, model.vocab());
-  std::vector<double> losses(scored.rows.size());
-  for (int64_t begin = 0; begin < count; begin += kLogitRows) {
-    const int64_t rows = std::min(kLogitRows, count - begin);
-    for (int64_t r = 0; r < rows; ++r)
-      std::copy_n(features.row(scored.rows[static_cast<size_t>(begin + r)]), features.cols, picked.row(r));
-    model.logits(picked.view().rows_between(0, rows), logits.view().rows_between(0, rows));
-    parallel_for(rows, [&](int64_t r) {
-      const auto i = static_cast<size_t>(begin + r);
-      const std::span<const float> scores = logits.view().row_span(r);
-      losses[i] = log_sum_exp(scores) - static_cast<double>(scores[static_cast<size_t>(scored.next[i])]);
-    });
-  }
-  for (size_t i = 0; i < losses.size(); ++i) sums[scored.owner[i]] += losses[i];
+  std::vector<int32_t> next(static_cast<size_t>(features.rows()), -1);
+  for (size_t i = 0; i < scored.rows.size(); ++i) next[static_cast<size_t>(scored.rows[i])] = scored.next[i];
+  std::vector<TokenScore> scores(next.size());
+  model.transformer().score({features, next}, scores);
+  for (size_t i = 0; i < scored.rows.size(); ++i)
+    sums[scored.owner[i]] += scores[static_cast<size_t>(scored.rows[i])].nll;
 }
 
 // Appends a sequence: its prompt, then its continuation as decoded tokens. The last token of the continuation
@@ -91,7 +78,7 @@ std::vector<double> ModelTrial::losses(std::span<const Tokens> prompts,
       ++s;
     } while (s < prompts.size() &&
              batch.rows() + static_cast<int64_t>(prompts[s].size() + continuations[s].size()) <=
-                 kBatchTokens);
+                 transformer_.batch_tokens());
     if (batch.rows() > 0) add_losses(model, model.features(batch), scored, sums);
   }
   for (size_t s = 0; s < sums.size(); ++s)
@@ -106,14 +93,16 @@ std::vector<Tokens> ModelTrial::continuations(std::span<const Tokens> prompts, i
   std::ranges::stable_sort(order, {}, [&](size_t s) { return prompts[s].size(); });
   const std::vector<int64_t>& ends = transformer_.model().config.eos_tokens;
   std::vector<Tokens> written(prompts.size());
-  FloatLinears floating;
-  QuantizedLinears quantized(quantized_, &policy_, prefill_level_);
-  LinearExecutor& linears = writer == Writer::floating ? static_cast<LinearExecutor&>(floating) : quantized;
+  std::unique_ptr<LinearExecutor> linears;
+  if (writer == Writer::floating)
+    linears = transformer_.float_linears();
+  else
+    linears = transformer_.quantized_linears(quantized_, &policy_, prefill_level_);
   for (size_t begin = 0; begin < order.size(); begin += kWriters) {
     const size_t end = std::min(begin + kWriters, order.size());
     Prompts batch;
     for (size_t i = begin; i < end; ++i) batch.emplace_back(prompts[order[i]]);
-    std::vector<Tokens> all = generate(transformer_, linears, batch, count, {});
+    std::vector<Tokens> all = generate(transformer_, *linears, batch, count, {});
     for (size_t i = begin; i < end; ++i) {
       Tokens& tokens = all[i - begin];
       tokens.erase(std::ranges::find_if(
@@ -127,15 +116,16 @@ std::vector<Tokens> ModelTrial::continuations(std::span<const Tokens> prompts, i
 
 void ModelTrial::observe(std::span<const Tokens> prompts,
                          const std::function<void(size_t, const Prompt&)>& observer) {
-  QuantizedLinears linears(quantized_, &policy_, prefill_level_);
+  const auto linears = transformer_.quantized_linears(quantized_, &policy_, prefill_level_);
   const int64_t last = transformer_.blocks() - 1;
   for (size_t s = 0; s < prompts.size(); ++s) {
     const auto length = static_cast<int64_t>(prompts[s].size());
     const Matrix<const int32_t> tokens(prompts[s].data(), 1, length);
     KvCache cache = transformer_.make_cache(1, length);
-    transformer_.run(Batch::of_windows(tokens, length), linears, &cache);
-    observer(s,
-             {prompts[s], cache.keys(last, 0), cache.values(last, 0), transformer_.model().config.kv_heads});
+    transformer_.run(Batch::of_windows(tokens, length), *linears, &cache);
+    const MatrixBuffer<float> keys = transformer_.to_host(cache.keys(last, 0));
+    const MatrixBuffer<float> values = transformer_.to_host(cache.values(last, 0));
+    observer(s, {prompts[s], keys, values, transformer_.model().config.kv_heads});
   }
 }
 

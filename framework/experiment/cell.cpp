@@ -39,7 +39,7 @@ Json evaluation_identity(const EvaluationSpec& evaluation) {
 }  // namespace
 
 ModelStage::ModelStage(const ExperimentSpec& spec, const fs::path& folder)
-    : model(load_model(folder)), transformer(model) {
+    : model(load_model(folder)), device(spec.device) {
   const Tokenizer tokenizer(folder / "tokenizer.json");
   for (const EvaluationSpec& evaluation : spec.evaluations) {
     const std::string source = evaluation.text.string();
@@ -71,6 +71,17 @@ ModelStage::ModelStage(const ExperimentSpec& spec, const fs::path& folder)
   }
 }
 
+const Transformer& ModelStage::transformer() const {
+  if (!transformer_) transformer_ = make_transformer(model, device);
+  return *transformer_;
+}
+
+void add_device(const DeviceChoice& device, Json& identity) {
+  if (device.device == Device::cpu) return;
+  identity["device"] = to_string(device.device);
+  identity["arithmetic"] = device.arithmetic == Arithmetic::native ? "bf16" : "fp32";
+}
+
 std::string Cell::name() const {
   return fmt::format("{} {}{}{}", stage->model.name(), method->quantizer.name,
                      method->label.empty() ? "" : " ", method->label);
@@ -96,6 +107,7 @@ Json quantization_identity(const ExperimentSpec& spec, const ModelStage& stage, 
                 {"seed", spec.seed}};
   if (!method.transforms.empty()) identity["transform"] = to_json(method.transforms);
   if (method.calibrates()) identity["calibration"] = stage.calibration_identity;
+  add_device(spec.device, identity);
   return identity;
 }
 
@@ -151,7 +163,8 @@ std::string cell_toml(const ExperimentSpec& spec, const Cell& cell) {
   const CalibrationSpec& calibration = spec.calibration;
   return to_toml({{"title", spec.title},
                   {"seed", spec.seed},
-                  {"device", spec.device},
+                  {"device", to_string(spec.device.device)},
+                  {"arithmetic", spec.device.arithmetic == Arithmetic::native ? "auto" : "fp32"},
                   {"models", Json::array({{{"path", cell.stage->model.folder.string()}}})},
                   {"calibration",
                    {{"text", calibration.text},
