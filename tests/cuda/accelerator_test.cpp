@@ -197,18 +197,20 @@ TEST_P(AffineOnGpu, GivesTheCodesOfTheCpu) {
   EXPECT_NEAR(output_error(found.off, h), error, 1e-3 * error);
 }
 
-INSTANTIATE_TEST_SUITE_P(Shapes, AffineOnGpu,
-                         ::testing::Values(AffineCase{300, 512, 128, 128, 4, false, false, true, false,
-                                                      false},
-                                           AffineCase{257, 1408, 64, 128, 3, false, false, true, false, true},
-                                           AffineCase{100, 768, 100, 48, 3, true, false, true, false, false},
-                                           AffineCase{96, 768, 128, 300, 4, false, false, true, false, false},
-                                           AffineCase{33, 333, 333, 128, 2, false, false, true, false, false},
-                                           AffineCase{129, 509, 32, 128, 4, false, false, false, true, false},
-                                           AffineCase{64, 640, 128, 128, 3, false, true, true, false, false},
-                                           AffineCase{40, 251, 16, 1, 4, false, false, true, false, false},
-                                           AffineCase{65, 1411, 128, 128, 4, true, false, false, true, true},
-                                           AffineCase{1, 1, 1, 128, 4, false, false, true, false, false}));
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, AffineOnGpu,
+    ::testing::Values(AffineCase{300, 512, 128, 128, 4, false, false, true, false, false},
+                      AffineCase{257, 1408, 64, 128, 3, false, false, true, false, true},
+                      AffineCase{100, 768, 100, 48, 3, true, false, true, false, false},
+                      AffineCase{96, 768, 128, 300, 4, false, false, true, false, false},
+                      AffineCase{33, 333, 333, 128, 2, false, false, true, false, false},
+                      AffineCase{129, 509, 32, 128, 4, false, false, false, true, false},
+                      AffineCase{64, 640, 128, 128, 3, false, true, true, false, false},
+                      AffineCase{40, 251, 16, 1, 4, false, false, true, false, false},
+                      AffineCase{65, 1411, 128, 128, 4, true, false, false, true, true},
+                      AffineCase{1, 1, 1, 128, 4, false, false, true, false, false},
+                      // More rows than are taken at once.
+                      AffineCase{(1 << 18) + 77, 8, 4, 128, 4, false, false, true, false, false}));
 
 TEST_F(AcceleratorOnGpu, RefusesScalesLikeTheCpu) {
   const int64_t out = 20, in = 64;
@@ -308,12 +310,11 @@ TEST_P(NestedOnGpu, GivesTheCodesOfTheCpu) {
   EXPECT_NEAR(output_error(found.off, h), error, 1e-3 * error);
 }
 
-INSTANTIATE_TEST_SUITE_P(Shapes, NestedOnGpu,
-                         ::testing::Values(NestedCase{300, 512, 128, 128, false},
-                                           NestedCase{129, 1408, 128, 128, false},
-                                           NestedCase{77, 768, 48, 128, true},
-                                           NestedCase{61, 333, 333, 50, true},
-                                           NestedCase{70, 513, 70, 200, false}));
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, NestedOnGpu,
+    ::testing::Values(NestedCase{300, 512, 128, 128, false}, NestedCase{129, 1408, 128, 128, false},
+                      NestedCase{77, 768, 48, 128, true}, NestedCase{61, 333, 333, 50, true},
+                      NestedCase{70, 513, 70, 200, false}, NestedCase{(1 << 18) + 77, 8, 100, 128, false}));
 
 }  // namespace
 }  // namespace grinqh
