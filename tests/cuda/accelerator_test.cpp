@@ -192,6 +192,7 @@ TEST_P(AffineOnGpu, GivesTheCodesOfTheCpu) {
   };
   const Result found = round(true), expected = round(false);
   EXPECT_GE(share_of_equal(found.codes, expected.codes), 0.999);
+  EXPECT_EQ(share_of_equal(found.codes, round(true).codes), 1.0) << "the same in every run";
   EXPECT_GE(share_of_equal(found.grids, expected.grids), 0.999);
   const double error = output_error(expected.off, h);
   EXPECT_NEAR(output_error(found.off, h), error, 1e-3 * error);
@@ -305,6 +306,7 @@ TEST_P(NestedOnGpu, GivesTheCodesOfTheCpu) {
   };
   const Result found = round(true), expected = round(false);
   EXPECT_GE(share_of_equal(found.codes, expected.codes), 0.999);
+  EXPECT_EQ(share_of_equal(found.codes, round(true).codes), 1.0) << "the same in every run";
   EXPECT_LE(testing::relative_error(found.compensated, expected.compensated), 1e-3);
   const double error = output_error(expected.off, h);
   EXPECT_NEAR(output_error(found.off, h), error, 1e-3 * error);
