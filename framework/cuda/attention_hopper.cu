@@ -7,27 +7,29 @@ namespace grinqh::cuda {
 
 namespace {
 
-[[maybe_unused]] constexpr int kQueries = 128, kKeys = 128;  // of a tile
-constexpr int kThreads = 256;                                // two warpgroups of 64 queries
-constexpr uint32_t kPanelBytes = 128 * 128;                  // 128 rows of 64 bf16
+[[maybe_unused]] constexpr int kQueries = 128, kKeys = 64;  // of a tile
+constexpr int kThreads = 256;                               // two warpgroups of 64 queries
 
-template <int kDim>
-constexpr uint32_t kTileBytes = kDim / 64 * kPanelBytes;
+// Panels of 64 dimensions side by side.
+template <int kRows>
+constexpr uint32_t kPanelBytes = kRows * 128;
+template <int kRows, int kDim>
+constexpr uint32_t kTileBytes = kDim / 64 * kPanelBytes<kRows>;
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-// Starts copying 128 rows of a head from `first` on; zero beyond `rows`.
-template <int kDim>
+// Starts copying kRows rows of a head from `first` on; zero beyond `rows`.
+template <int kRows, int kDim>
 __device__ void start_tile(uint32_t tile, const __nv_bfloat16* head, int64_t stride, int64_t first,
                            int64_t rows) {
   constexpr int kChunks = kDim / kChunk, kStep = kThreads / kChunks;
   const int r = static_cast<int>(threadIdx.x) / kChunks, c = static_cast<int>(threadIdx.x) % kChunks;
   const __nv_bfloat16* from = head + (first + r) * stride + c * kChunk;
-  uint32_t to = tile + static_cast<uint32_t>(c / 8) * kPanelBytes +
+  uint32_t to = tile + static_cast<uint32_t>(c / 8) * kPanelBytes<kRows> +
                 static_cast<uint32_t>(r) * kPanelRowBytes + static_cast<uint32_t>((c % 8) ^ (r % 8)) * 16;
   const int64_t inside = rows - first - r;  // kStep is a multiple of 8: the permutation stays
 #pragma unroll
-  for (int i = 0; i < kQueries / kStep; ++i) {
+  for (int i = 0; i < kRows / kStep; ++i) {
     copy_async(to, i * kStep < inside ? from : head, i * kStep < inside);
     from += kStep * stride;
     to += kStep * kPanelRowBytes;
@@ -40,8 +42,9 @@ __device__ void start_scores(float (&s)[kKeys / 8][4], uint32_t queries, uint32_
   fence_products();
 #pragma unroll
   for (int d = 0; d < kDim / 16; ++d) {
-    const uint32_t at = d / 4 * kPanelBytes + d % 4 * 32;
-    multiply_shared(s, matrix_descriptor(queries + at, 16), matrix_descriptor(keys + at, 16), d > 0);
+    const uint32_t in_panel = d % 4 * 32;
+    multiply_shared(s, matrix_descriptor(queries + d / 4 * kPanelBytes<kQueries> + in_panel, 16),
+                    matrix_descriptor(keys + d / 4 * kPanelBytes<kKeys> + in_panel, 16), d > 0);
   }
   commit_products();
 }
@@ -53,7 +56,7 @@ __device__ void start_outputs(float (&result)[kDim / 8][4], const uint32_t (&p)[
   fence_products();
 #pragma unroll
   for (int k = 0; k < kKeys / 16; ++k)
-    multiply_registers(result, p[k], matrix_descriptor(values + k * 16 * kPanelRowBytes, kPanelBytes));
+    multiply_registers(result, p[k], matrix_descriptor(values + k * 16 * kPanelRowBytes, kPanelBytes<kKeys>));
   commit_products();
 }
 
@@ -69,18 +72,18 @@ __device__ inline void pack_probabilities(const float (&s)[kKeys / 8][4], uint32
 
 #endif
 
-// The scores of the next tile and the outputs of this one are on the tensor cores while the softmax runs
-// (after the overlap within a warpgroup of FlashAttention-3, Shah et al., 2407.08608). The body is empty in
-// machine code for other GPUs.
+// Two blocks share a multiprocessor: one's softmax runs beside the other's products. Registers for that are
+// had by tiles of 64 keys. The body is empty in machine code for other GPUs.
 template <int kDim>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(kThreads, 2)
     attention_hopper_kernel(AttentionShape shape, ConstView q, const SequenceSpan* sequences,
                             int64_t kv_stride, View out) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ uint4 shared[];
-  const uint32_t queries = (shared_address(shared) + 1023u) & ~1023u, tiles = queries + kTileBytes<kDim>;
-  const auto key_tile = [&](int64_t j) { return tiles + static_cast<uint32_t>(j & 1) * kTileBytes<kDim>; };
-  const auto value_tile = [&](int64_t j) { return key_tile(j) + 2 * kTileBytes<kDim>; };
+  const uint32_t queries = (shared_address(shared) + 1023u) & ~1023u,
+                 tiles = queries + kTileBytes<kQueries, kDim>;
+  const auto key_tile = [&](int j) { return tiles + static_cast<uint32_t>(j & 1) * kTileBytes<kKeys, kDim>; };
+  const auto value_tile = [&](int j) { return key_tile(j) + 2 * kTileBytes<kKeys, kDim>; };
 
   const SequenceSpan sequence = sequences[blockIdx.z];
   const int64_t begin = int64_t{gridDim.y - 1 - blockIdx.y} * kQueries;
@@ -91,68 +94,47 @@ __global__ void __launch_bounds__(kThreads, 1)
   const auto* query_head =
       reinterpret_cast<const __nv_bfloat16*>(row_of(q, sequence.first_row)) + head * kDim;
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-  const int64_t seen = sequence.past + min(begin + kQueries, sequence.count);
-  const int64_t tile_count = (seen + kKeys - 1) / kKeys;
+  const int seen = static_cast<int>(sequence.past + min(begin + kQueries, sequence.count));
+  const int tile_count = (seen + kKeys - 1) / kKeys;
 
-  start_tile<kDim>(queries, query_head, q.stride, begin, sequence.count);
-  start_tile<kDim>(key_tile(0), key_head, kv_stride, 0, seen);
-  commit_copies();
-  start_tile<kDim>(value_tile(0), value_head, kv_stride, 0, seen);
-  if (tile_count > 1) start_tile<kDim>(key_tile(1), key_head, kv_stride, kKeys, seen);
+  const auto start_keys = [&](int j) {
+    start_tile<kKeys, kDim>(key_tile(j), key_head, kv_stride, j * kKeys, seen);
+    start_tile<kKeys, kDim>(value_tile(j), value_head, kv_stride, j * kKeys, seen);
+  };
+  start_tile<kQueries, kDim>(queries, query_head, q.stride, begin, sequence.count);
+  start_keys(0);
   commit_copies();
 
-  // Positions of the warp's first query and of this lane's first row, lane / 4; its second is eight further.
-  const int warp_begin = static_cast<int>(sequence.past + begin) + warp * 16, own = warp_begin + lane / 4;
+  // Positions of the warpgroup's first query and of this lane's rows, lane / 4 and lane / 4 + 8 of the
+  // warp's.
+  const int group_begin = static_cast<int>(sequence.past + begin) + warp / 4 * 64;
+  const int own = group_begin + warp % 4 * 16 + lane / 4;
   const float scale = kLog2e / sqrtf(static_cast<float>(kDim));
   const uint32_t my_queries = queries + static_cast<uint32_t>(warp / 4) * 64 * kPanelRowBytes;
   float greatest[2] = {-INFINITY, -INFINITY}, sum[2] = {}, shrink[2];
   float s[kKeys / 8][4] = {}, result[kDim / 8][4] = {};
   uint32_t p[kKeys / 16][4];
-  const auto softmax = [&](int64_t j) {
-    const int first_key = static_cast<int>(j) * kKeys;
-    if (first_key + kKeys > warp_begin + 1) mask_after(s, {own - first_key, own + 8 - first_key}, lane);
-    running_softmax(s, scale, greatest, sum, shrink);
-  };
-
-  wait_copies<1>();
-  fence_shared_for_products();
-  __syncthreads();
-  start_scores<kDim>(s, my_queries, key_tile(0));
-  wait_products<0>();
-  after_wait(s);
-  softmax(0);
-  pack_probabilities(s, p);
-
-  // At the head of a round p is tile j's; its values and the next keys have been asked for. The barrier also
-  // says that all are done with the keys of tile j and the values of tile j - 1, whose places are filled
-  // anew.
-  const auto next_round = [&](int64_t j) {
+  for (int j = 0; j < tile_count; ++j) {
     wait_copies<0>();
     fence_shared_for_products();
-    __syncthreads();
-    if (j + 1 < tile_count) start_tile<kDim>(value_tile(j + 1), value_head, kv_stride, (j + 1) * kKeys, seen);
-    if (j + 2 < tile_count) start_tile<kDim>(key_tile(j + 2), key_head, kv_stride, (j + 2) * kKeys, seen);
+    __syncthreads();  // tile j is there, and all are done with tile j - 1
+    if (j + 1 < tile_count) start_keys(j + 1);
     commit_copies();
-  };
-  for (int64_t j = 0; j + 1 < tile_count; ++j) {
-    next_round(j);
-    start_scores<kDim>(s, my_queries, key_tile(j + 1));
-    start_outputs<kDim>(result, p, value_tile(j));
-    wait_products<1>();
-    after_wait(s);
-    softmax(j + 1);
+    if (j * kKeys >= group_begin + 64) continue;  // all of the warpgroup's queries come before these keys
+    start_scores<kDim>(s, my_queries, key_tile(j));
     wait_products<0>();
-    after_wait(result);
+    after_wait(s);
+    if ((j + 1) * kKeys > group_begin + 1) mask_after(s, {own - j * kKeys, own + 8 - j * kKeys}, lane);
+    running_softmax(s, scale, greatest, sum, shrink);
 #pragma unroll
     for (int n = 0; n < kDim / 8; ++n)
 #pragma unroll
       for (int i = 0; i < 4; ++i) result[n][i] *= shrink[i / 2];
     pack_probabilities(s, p);
+    start_outputs<kDim>(result, p, value_tile(j));
+    wait_products<0>();
+    after_wait(result);
   }
-  next_round(tile_count - 1);
-  start_outputs<kDim>(result, p, value_tile(tile_count - 1));
-  wait_products<0>();
-  after_wait(result);
 
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -187,7 +169,7 @@ template <int kDim>
 bool launch(const AttentionTask& task, Stream stream) {
   static const bool applies = has_body<kDim>();
   if (!applies) return false;
-  constexpr int kShared = static_cast<int>(5 * kTileBytes<kDim> + 1024);
+  constexpr int kShared = static_cast<int>(kTileBytes<kQueries, kDim> + 4 * kTileBytes<kKeys, kDim> + 1024);
   const auto kernel = attention_hopper_kernel<kDim>;
   check_call(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared),
              "shared memory of attention_hopper");

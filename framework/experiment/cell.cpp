@@ -40,13 +40,12 @@ Json evaluation_identity(const EvaluationSpec& evaluation) {
 
 ModelStage::ModelStage(const ExperimentSpec& spec, const fs::path& folder)
     : model(load_model(folder)), device(spec.device) {
-  const Tokenizer tokenizer(folder / "tokenizer.json");
+  const ModelText tokens_of(model);
   for (const EvaluationSpec& evaluation : spec.evaluations) {
     const std::string source = evaluation.text.string();
-    const std::vector<int32_t> tokens =
-        encode_for_model(tokenizer, read_file(source, "text"), model.config.vocab, source);
+    const std::vector<int32_t> tokens = tokens_of.encode(read_file(source, "text"), source);
     windows.push_back(cut_windows(evaluation.protocol, tokens, evaluation.context, model.config,
-                                  tokenizer.adds_bos(), source));
+                                  tokens_of.adds_bos(), source));
   }
   const CalibrationSpec& calibration = spec.calibration;
   const bool calibrates = needs_calibration(spec);
@@ -64,7 +63,7 @@ ModelStage::ModelStage(const ExperimentSpec& spec, const fs::path& folder)
   } else if (calibrates) {
     const std::string text = read_file(calibration.text, "calibration text");
     calibration_identity["text"] = digest_of(text);
-    calibration_tokens = encode_for_model(tokenizer, text, model.config.vocab, calibration.text);
+    calibration_tokens = tokens_of.encode(text, calibration.text);
     if (static_cast<int64_t>(calibration_tokens.size()) < calibration.context)
       bad_input("{}: the text has {} tokens, one calibration window needs {}", calibration.text,
                 calibration_tokens.size(), calibration.context);

@@ -7,7 +7,7 @@
 
 #include "experiment/artifacts.h"
 #include "experiment/spec.h"
-#include "model/tokenizer.h"
+#include "model/model_text.h"
 
 namespace grinqh {
 

@@ -6,6 +6,7 @@
 #include "core/registry.h"
 #include "core/text.h"
 #include "eval/evaluator.h"
+#include "model/synthetic.h"
 
 namespace grinqh {
 
@@ -170,7 +171,11 @@ ExperimentSpec read_experiment(const ConfigTable& config, const fs::path& folder
     if (config.tables(list).empty()) bad_input("{}: at least one [[{}]] is needed", config.where(), list);
   for (const ConfigTable& table : config.tables("models")) {
     reject_unknown(table, "[[models]]", {"path"});
-    spec.models.push_back(find_path(table.at("path"), "path", folder));
+    const Setting& path = table.at("path");
+    if (path.value.is_string() && is_preset(path.value.get<std::string>()))
+      spec.models.emplace_back(path.value.get<std::string>());
+    else
+      spec.models.push_back(find_path(path, "path", folder));
   }
   spec.calibration = read_calibration(config.table("calibration"), folder);
   for (const ConfigTable& table : config.tables("methods"))
