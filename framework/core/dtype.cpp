@@ -93,6 +93,7 @@ MatrixBuffer<float> to_float(const TensorView& tensor) {
 }
 
 std::vector<float> to_float_vector(const TensorView& tensor) {
+  if (tensor.empty()) return {};
   std::vector<float> out(static_cast<size_t>(tensor.elements()));
   convert(tensor.dtype, tensor.bytes.data(), tensor.elements(), out.data());
   return out;
