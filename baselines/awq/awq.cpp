@@ -232,7 +232,7 @@ class Awq final : public Quantizer {
           MatrixBuffer<float> error = round_scaled(task.weight, task.id, tried, shape);
           for (int64_t row = 0; row < shape.out; ++row)
             for (int64_t i = 0; i < shape.in; ++i) error.row(row)[i] -= task.weight(row, i);
-          matmul_nt(error, x, output);
+          product_nt(error, x, output);
           return sum_of_squares({output.data(), static_cast<size_t>(output.size())});
         });
     std::vector<uint16_t> column_scales;

@@ -11,6 +11,7 @@
 #include "kernels/aligned_2_4_16/layout.h"
 #include "quant/affine_grid.h"
 #include "quant/column_feedback.h"
+#include "quant/live_layer.h"
 #include "quant/quantizer.h"
 
 namespace grinqh {
@@ -33,46 +34,14 @@ struct Span {
   double width() const { return static_cast<double>(high) - static_cast<double>(low); }
 };
 
-// A layer as it is quantized: an input that is always zero has no weights and a second moment of one.
-struct Layer {
-  MatrixBuffer<float> weight, moments;
-
-  explicit Layer(const LinearTask& task)
-      : weight(task.weight.rows, task.weight.cols), moments(weight.cols(), weight.cols()) {
-    const std::span<const float> h = task.stats.at(kSecondMoment);
-    std::ranges::copy(h, moments.data());
-    for (int64_t i = 0; i < weight.cols(); ++i) {
-      const bool dead = moments.row(i)[i] == 0;
-      if (dead) moments.row(i)[i] = 1;
-      for (int64_t row = 0; row < weight.rows(); ++row)
-        weight.row(row)[i] = dead ? 0.0f : task.weight(row, i);
-    }
-  }
-  double moment(int64_t i) const { return static_cast<double>(moments.row(i)[i]); }
-
-  Layer permuted(std::span<const int64_t> columns) const {
-    Layer result;
-    result.weight = MatrixBuffer<float>(weight.rows(), weight.cols());
-    result.moments = MatrixBuffer<float>(weight.cols(), weight.cols());
-    for (size_t i = 0; i < columns.size(); ++i) {
-      for (int64_t row = 0; row < weight.rows(); ++row)
-        result.weight.row(row)[i] = weight.row(row)[columns[i]];
-      for (size_t j = 0; j < columns.size(); ++j)
-        result.moments.row(static_cast<int64_t>(i))[j] = moments.row(columns[i])[columns[j]];
-    }
-    return result;
-  }
-
- private:
-  Layer() = default;
-};
+double moment(const LiveLayer& layer, int64_t i) { return static_cast<double>(layer.moments.row(i)[i]); }
 
 // Sum over inputs j of a group of H_jj ||W_j||^2, and the mean over rows of the group's range.
 struct GroupScore {
   double hessian = 0, range = 0;
 };
 
-std::vector<GroupScore> score_groups(const Layer& layer, const Aligned2416Shape& shape) {
+std::vector<GroupScore> score_groups(const LiveLayer& layer, const Aligned2416Shape& shape) {
   std::vector<GroupScore> scores(index(shape.groups()));
   for (int64_t row = 0; row < shape.out; ++row)
     for (int64_t g = 0; g < shape.groups(); ++g) {
@@ -81,7 +50,7 @@ std::vector<GroupScore> score_groups(const Layer& layer, const Aligned2416Shape&
       for (int64_t i = g * kGroup; i < g * kGroup + shape.width_of(g); ++i) {
         const float value = layer.weight.row(row)[i];
         span.add(value);
-        energy += static_cast<double>(value) * static_cast<double>(value) * layer.moment(i);
+        energy += static_cast<double>(value) * static_cast<double>(value) * moment(layer, i);
       }
       scores[index(g)].hessian += energy;
       scores[index(g)].range += span.width() / static_cast<double>(shape.out);
@@ -93,7 +62,7 @@ std::vector<GroupScore> score_groups(const Layer& layer, const Aligned2416Shape&
 // lowers the group's expected error most. A rounding error goes with the square of the range and with H.
 class OutlierChoice {
  public:
-  OutlierChoice(const Layer& layer, const Aligned2416Shape& shape, double share)
+  OutlierChoice(const LiveLayer& layer, const Aligned2416Shape& shape, double share)
       : layer_(layer), shape_(shape), chosen_(MatrixBuffer<uint8_t>::zeroed(shape.out, shape.in)) {
     const int64_t count =
         std::llround(share * static_cast<double>(shape.out * (shape.in - shape.wide_inputs())));
@@ -125,7 +94,7 @@ class OutlierChoice {
     const float* weight = layer_.weight.row(row);
     const int64_t begin = g * kGroup, end = begin + shape_.width_of(g);
     double moments = 0;
-    for (int64_t i = begin; i < end; ++i) moments += layer_.moment(i);
+    for (int64_t i = begin; i < end; ++i) moments += moment(layer_, i);
     const double whole = std::pow(span_without(row, begin, end, -1).width(), 2);
     Candidate best{-1, row, begin};
     for (int64_t i = begin; i < end; ++i) {
@@ -143,7 +112,7 @@ class OutlierChoice {
     return span;
   }
 
-  const Layer& layer_;
+  const LiveLayer& layer_;
   const Aligned2416Shape& shape_;
   MatrixBuffer<uint8_t> chosen_;
 };
@@ -225,12 +194,12 @@ struct SecondOrder {
 // The columns of a layer in the order in which they are rounded: group after group. What is rounded early is
 // made up for best, so that coarse groups come first, those of large inputs before others, and wide ones
 // last.
-std::vector<int64_t> rounding_order(const Layer& layer, const Aligned2416Shape& shape, bool by_width) {
+std::vector<int64_t> rounding_order(const LiveLayer& layer, const Aligned2416Shape& shape, bool by_width) {
   std::vector<int64_t> groups(index(shape.groups())), columns;
   std::iota(groups.begin(), groups.end(), 0);
   const auto size = [&](int64_t g) {
     double sum = 0;
-    for (int64_t i = g * kGroup; i < g * kGroup + shape.width_of(g); ++i) sum += layer.moment(i);
+    for (int64_t i = g * kGroup; i < g * kGroup + shape.width_of(g); ++i) sum += moment(layer, i);
     return sum / static_cast<double>(shape.width_of(g));
   };
   if (by_width)
@@ -272,38 +241,38 @@ class Mixed2416 final : public Quantizer {
     if (task.weight.cols > 1 << 16)
       bad_input("{}: {} inputs, but the column of an outlier is stored in 16 bits", task.id,
                 task.weight.cols);
-    const Layer layer(task);
+    const LiveLayer layer = live_layer(task.weight, task.stats.at(kSecondMoment));
     Aligned2416Shape shape{task.weight.rows, task.weight.cols, {}};
     shape.wide = choose_wide(layer, shape);
     const OutlierChoice is_outlier(layer, shape, options_.outliers);
     const std::vector<int64_t> order = rounding_order(layer, shape, options_.order);
-    const Layer ordered = layer.permuted(order);
+    const LiveLayer ordered{pick_columns(layer.weight, order), pick_pairs(layer.moments, order)};
     const InverseFactor factor = factor_of(ordered);
     Aligned2416Parts parts(shape);
     MatrixBuffer<uint16_t> halves(shape.out, shape.in);  // values of outliers
 
-    round_with_feedback(ordered.weight, factor, {options_.block},
-                        [&](const ColumnStep& step, std::span<float> error) {
-                          const int64_t column = order[index(step.column)], g = column / kGroup;
-                          if (column % kGroup == 0) {
-                            if (shape.wide[index(g)])
-                              fit_wide(step, g, shape, task.id, parts);
-                            else
-                              fit_narrow(step, g, shape, is_outlier, factor, task.id, parts);
-                          }
-                          for (size_t r = 0; r < error.size(); ++r) {
-                            const int64_t row = step.first_row + static_cast<int64_t>(r);
-                            const float value = step.current(step.column, static_cast<int64_t>(r));
-                            uint8_t& code = parts.codes.row(row)[column];
-                            if (is_outlier(row, column)) {
-                              code = parts.zeros.row(row)[g];
-                              halves.row(row)[column] = half_of(value, task.id);
-                              error[r] = value - from_half(halves.row(row)[column]);
-                            } else {
-                              error[r] = value - round(value, row, g, shape, parts, code);
-                            }
-                          }
-                        });
+    const auto round_column = [&](const ColumnStep& step, std::span<float> error) {
+      const int64_t column = order[index(step.column)], g = column / kGroup;
+      if (column % kGroup == 0) {
+        if (shape.wide[index(g)])
+          fit_wide(step, g, shape, task.id, parts);
+        else
+          fit_narrow(step, g, shape, is_outlier, factor, task.id, parts);
+      }
+      for (size_t r = 0; r < error.size(); ++r) {
+        const int64_t row = step.first_row + static_cast<int64_t>(r);
+        const float value = step.current(step.column, static_cast<int64_t>(r));
+        uint8_t& code = parts.codes.row(row)[column];
+        if (is_outlier(row, column)) {
+          code = parts.zeros.row(row)[g];
+          halves.row(row)[column] = half_of(value, task.id);
+          error[r] = value - from_half(halves.row(row)[column]);
+        } else {
+          error[r] = value - round(value, row, g, shape, parts, code);
+        }
+      }
+    };
+    round_with_feedback(ordered.weight, factor, {options_.block}, HostRounding{round_column, task.notes});
     for (int64_t row = 0; row < shape.out; ++row)
       for (int64_t i = 0; i < shape.in; ++i)
         if (is_outlier(row, i)) parts.outliers.push_back({row, i, halves.row(row)[i]});
@@ -311,7 +280,7 @@ class Mixed2416 final : public Quantizer {
   }
 
  private:
-  std::vector<uint8_t> choose_wide(const Layer& layer, const Aligned2416Shape& shape) const {
+  std::vector<uint8_t> choose_wide(const LiveLayer& layer, const Aligned2416Shape& shape) const {
     const std::vector<GroupScore> scores = score_groups(layer, shape);
     const auto sensitivity = [&](int64_t g) {
       const GroupScore& score = scores[index(g)];
@@ -328,7 +297,7 @@ class Mixed2416 final : public Quantizer {
     return wide;
   }
 
-  InverseFactor factor_of(const Layer& layer) const {
+  InverseFactor factor_of(const LiveLayer& layer) const {
     if (options_.feedback) return inverse_cholesky(layer.moments, options_.damping);
     const int64_t in = layer.moments.cols();  // columns without correlations: nothing is fed back
     InverseFactor identity{MatrixBuffer<float>::zeroed(in, in), 0};

@@ -12,6 +12,7 @@
 #include "quant/affine_grid.h"
 #include "quant/column_feedback.h"
 #include "quant/knapsack.h"
+#include "quant/live_layer.h"
 #include "quant/quantizer.h"
 
 namespace grinqh {
@@ -38,11 +39,11 @@ Codes round_to_nearest(const LinearTask& task, const GroupAffineShape& shape) {
   Codes result(shape);
   const AffineGridRule rule{shape.bits, shape.symmetric};
   parallel_for(shape.out, [&](int64_t row) {
-    for (int64_t g = 0; g < shape.groups(); ++g)
-      result.grids.row(row)[g] = rule.fit(shape.group_of(task.weight.row_span(row), g), task.id);
-    for (int64_t i = 0; i < shape.in; ++i)
-      result.codes.row(row)[i] =
-          rule.round(task.weight(row, i), result.grids.row(row)[i / shape.group_size()]);
+    for (int64_t g = 0; g < shape.groups(); ++g) {
+      const std::span<const float> group = shape.group_of(task.weight.row_span(row), g);
+      result.grids.row(row)[g] = rule.fit(group, task.id);
+      rule.round(group, result.grids.row(row)[g], result.codes.row(row) + g * shape.group_size());
+    }
   });
   return result;
 }
@@ -134,7 +135,7 @@ class MixedLayers final : public Quantizer {
   static double output_energy(const LinearTask& task, Matrix<const float> m) {
     const Matrix<const float> h(task.stats.at(kSecondMoment).data(), m.cols, m.cols);
     MatrixBuffer<float> product(m.rows, m.cols);
-    matmul_nn(m, h, product);
+    product_nn(m, h, product);
     double sum = 0;
     for (int64_t row = 0; row < m.rows; ++row)
       for (int64_t i = 0; i < m.cols; ++i)
@@ -162,41 +163,17 @@ class MixedLayers final : public Quantizer {
     return error;
   }
 
-  // Frantar et al., 2210.17323; an input that is always zero has no weights.
+  // Frantar et al., 2210.17323.
   Codes round_fed_back(const LinearTask& task, const GroupAffineShape& shape) const {
-    MatrixBuffer<float> weight(shape.out, shape.in), moments(shape.in, shape.in);
-    std::ranges::copy(task.stats.at(kSecondMoment), moments.data());
-    for (int64_t i = 0; i < shape.in; ++i) {
-      const bool dead = moments.row(i)[i] == 0;
-      if (dead) moments.row(i)[i] = 1;
-      for (int64_t row = 0; row < shape.out; ++row) weight.row(row)[i] = dead ? 0.0f : task.weight(row, i);
-    }
+    const LiveLayer layer = live_layer(task.weight, task.stats.at(kSecondMoment));
     Codes result(shape);
-    const AffineGridRule rule{shape.bits, shape.symmetric};
-    round_with_feedback(weight, inverse_cholesky(moments, options_.damping), {options_.block},
-                        [&](const ColumnStep& step, std::span<float> error) {
-                          const int64_t i = step.column, g = i / shape.group_size();
-                          if (i % shape.group_size() == 0) fit_group(step, rule, task.id, result);
-                          for (size_t r = 0; r < error.size(); ++r) {
-                            const int64_t row = step.first_row + static_cast<int64_t>(r);
-                            const float value = step.current(i, static_cast<int64_t>(r));
-                            result.codes.row(row)[i] = rule.round(value, result.grids.row(row)[g]);
-                            error[r] = value - result.decoded(row, i);
-                          }
-                        });
+    round_with_feedback(layer.weight, inverse_cholesky(layer.moments, options_.damping), {options_.block},
+                        AffineRounding{.rule = {shape.bits, shape.symmetric},
+                                       .group = shape.group_size(),
+                                       .layer = task.id,
+                                       .codes = result.codes,
+                                       .grids = result.grids});
     return result;
-  }
-
-  // The group that begins at this column, on weights with the feedback of earlier blocks, as the authors'
-  // code.
-  static void fit_group(const ColumnStep& step, const AffineGridRule& rule, const std::string& layer,
-                        Codes& result) {
-    const int64_t begin = step.column, end = std::min(begin + result.shape.group_size(), result.shape.in);
-    std::vector<float> group(static_cast<size_t>(end - begin));
-    for (int64_t r = 0; r < step.block.cols; ++r) {
-      for (int64_t i = begin; i < end; ++i) group[static_cast<size_t>(i - begin)] = step.block(i, r);
-      result.grids.row(step.first_row + r)[begin / result.shape.group_size()] = rule.fit(group, layer);
-    }
   }
 
   Options options_;

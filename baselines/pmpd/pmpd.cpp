@@ -155,6 +155,7 @@ class Pmpd final : public PrecisionPolicy {
     return std::make_unique<FixedSchedule>(Chain{levels_, in_order(std::move(drops))});
   }
 
+  bool looks_at_inputs() const override { return ladder_ && ladder_->looks_at_inputs(); }
   Precision choose(const std::string& layer, std::span<const Step> steps, Matrix<const float> x,
                    Matrix<Level> scratch) const override {
     const std::vector<Level> levels = levels_of(steps);

@@ -342,8 +342,8 @@ TEST(PmpdOnAModel, AWindowAtOnceIsTheSameAsTokenByToken) {
       std::unique_ptr<SequenceSchedule> schedule;
       if (policy->schedule_input() != ScheduleInput::nothing)
         schedule = policy->schedule(
-            {std::span(window.row(0), kPrompt), cache.keys(block, 0).rows_between(0, kPrompt),
-             cache.values(block, 0).rows_between(0, kPrompt), transformer.model().config.kv_heads});
+            {std::span(window.row(0), kPrompt), cache.keys(block, 0).rows_between(0, kPrompt).matrix(),
+             cache.values(block, 0).rows_between(0, kPrompt).matrix(), transformer.model().config.kv_heads});
       for (int64_t t = kPrompt; t < kContext; ++t) {
         Batch one;
         one.tokens = {window(0, t)};

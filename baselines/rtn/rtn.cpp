@@ -31,10 +31,11 @@ class Rtn final : public Quantizer {
     MatrixBuffer<uint8_t> codes(w.rows, w.cols);
     MatrixBuffer<AffineGrid> grids(w.rows, shape.groups());
     parallel_for(w.rows, [&](int64_t row) {
-      for (int64_t g = 0; g < shape.groups(); ++g)
-        grids.row(row)[g] = rule.fit(shape.group_of(w.row_span(row), g), task.id);
-      for (int64_t i = 0; i < w.cols; ++i)
-        codes.row(row)[i] = rule.round(w(row, i), grids.row(row)[i / shape.group_size()]);
+      for (int64_t g = 0; g < shape.groups(); ++g) {
+        const std::span<const float> group = shape.group_of(w.row_span(row), g);
+        grids.row(row)[g] = rule.fit(group, task.id);
+        rule.round(group, grids.row(row)[g], codes.row(row) + g * shape.group_size());
+      }
     });
     return make_group_affine(shape, codes, grids);
   }

@@ -12,6 +12,7 @@
 #include "kernels/group_mixed/layout.h"
 #include "quant/affine_grid.h"
 #include "quant/column_feedback.h"
+#include "quant/live_layer.h"
 #include "quant/quantizer.h"
 
 namespace grinqh {
@@ -47,33 +48,17 @@ struct GroupGrid {
   }
 };
 
-// A layer as it is quantized: an input that is always zero has no weights and a second moment of one.
-struct Layer {
-  MatrixBuffer<float> weight, moments;
-
-  explicit Layer(const LinearTask& task)
-      : weight(task.weight.rows, task.weight.cols), moments(weight.cols(), weight.cols()) {
-    std::ranges::copy(task.stats.at(kSecondMoment), moments.data());
-    for (int64_t i = 0; i < weight.cols(); ++i) {
-      const bool dead = moments.row(i)[i] == 0;
-      if (dead) moments.row(i)[i] = 1;
-      for (int64_t row = 0; row < weight.rows(); ++row)
-        weight.row(row)[i] = dead ? 0.0f : task.weight(row, i);
-    }
-  }
-};
-
 // The squared output error tr(dW H dW^T) of rounding to nearest, kept up while groups change their widths.
 class RoundingLoss {
  public:
-  RoundingLoss(const Layer& layer, const GroupMixedShape& shape, const std::string& id)
+  RoundingLoss(const LiveLayer& layer, const GroupMixedShape& shape, const std::string& id)
       : layer_(layer), shape_(shape), id_(id), error_(shape.out, shape.in), product_(shape.out, shape.in) {
     for (int64_t g = 0; g < shape.groups(); ++g) {
       const MatrixBuffer<float> part = error_of(g, shape.widths[index(g)]);
       for (int64_t row = 0; row < shape.out; ++row)
         std::copy_n(part.row(row), part.cols(), error_.row(row) + shape.begin_of(g));
     }
-    matmul_nn(error_, layer.moments, product_);
+    product_nn(error_, layer.moments, product_);
     loss_ = inner(error_, product_);
   }
 
@@ -92,7 +77,7 @@ class RoundingLoss {
       }
     const Matrix<float> here = product_.view().cols_between(begin, end);
     loss_ += inner(change, here);
-    matmul_nn(change, layer_.moments.view().rows_between(begin, end), product_, Output::add);
+    product_nn(change, layer_.moments.view().rows_between(begin, end), product_, Output::add);
     loss_ += inner(change, here);
   }
 
@@ -118,7 +103,7 @@ class RoundingLoss {
     return sum;
   }
 
-  const Layer& layer_;
+  const LiveLayer& layer_;
   const GroupMixedShape& shape_;
   const std::string& id_;
   MatrixBuffer<float> error_, product_;  // dW and dW H
@@ -128,7 +113,7 @@ class RoundingLoss {
 // W_ij^2 / U_jj^2: what optimal brain surgery would lose with a weight. U as in feedback.
 class Salience {
  public:
-  Salience(const Layer& layer, const InverseFactor& factor, const GroupMixedShape& shape)
+  Salience(const LiveLayer& layer, const InverseFactor& factor, const GroupMixedShape& shape)
       : layer_(layer), factor_(factor), shape_(shape) {
     for (int64_t g = 0; g < shape.groups(); ++g) {
       double sum = 0, squares = 0;
@@ -156,7 +141,7 @@ class Salience {
     return std::pow(
         static_cast<double>(layer_.weight.row(row)[i]) / static_cast<double>(factor_.upper.row(i)[i]), 2);
   }
-  const Layer& layer_;
+  const LiveLayer& layer_;
   const InverseFactor& factor_;
   const GroupMixedShape& shape_;
   std::vector<double> mean_, deviation_;
@@ -191,7 +176,7 @@ class SlimLlm final : public Quantizer {
   CollectorNames needs() const override { return {kSecondMoment}; }
 
   std::unique_ptr<QuantizedLinear> quantize(const LinearTask& task) const override {
-    const Layer layer(task);
+    const LiveLayer layer = live_layer(task.weight, task.stats.at(kSecondMoment));
     const InverseFactor factor = inverse_cholesky(layer.moments, options_.damping);
     GroupMixedShape shape{task.weight.rows, task.weight.cols, options_.group, {}};
     shape.widths.assign(index(shape.groups()), static_cast<uint8_t>(options_.bits));
@@ -201,19 +186,19 @@ class SlimLlm final : public Quantizer {
 
     GroupMixedParts parts(shape);
     MatrixBuffer<GroupGrid> grids(shape.out, shape.groups());
-    round_with_feedback(layer.weight, factor, {options_.block},
-                        [&](const ColumnStep& step, std::span<float> error) {
-                          const int64_t i = step.column, g = i / shape.group_size();
-                          if (i == shape.begin_of(g)) fit_group(step, g, shape, salience, task.id, grids);
-                          for (size_t r = 0; r < error.size(); ++r) {
-                            const int64_t row = step.first_row + static_cast<int64_t>(r);
-                            const GroupGrid& grid = grids.row(row)[g];
-                            const float value = step.current(i, static_cast<int64_t>(r));
-                            const uint8_t code = grid.round(value);
-                            parts.codes.row(row)[i] = code;
-                            error[r] = value - grid.decode(code);
-                          }
-                        });
+    const auto round = [&](const ColumnStep& step, std::span<float> error) {
+      const int64_t i = step.column, g = i / shape.group_size();
+      if (i == shape.begin_of(g)) fit_group(step, g, shape, salience, task.id, grids);
+      for (size_t r = 0; r < error.size(); ++r) {
+        const int64_t row = step.first_row + static_cast<int64_t>(r);
+        const GroupGrid& grid = grids.row(row)[g];
+        const float value = step.current(i, static_cast<int64_t>(r));
+        const uint8_t code = grid.round(value);
+        parts.codes.row(row)[i] = code;
+        error[r] = value - grid.decode(code);
+      }
+    };
+    round_with_feedback(layer.weight, factor, {options_.block}, HostRounding{round, task.notes});
     for (int64_t row = 0; row < shape.out; ++row)
       for (int64_t g = 0; g < shape.groups(); ++g) {
         const GroupGrid& grid = grids.row(row)[g];
@@ -226,7 +211,7 @@ class SlimLlm final : public Quantizer {
 
  private:
   // The k most salient groups get a bit more, the k least salient one less; k is the one of least loss.
-  std::vector<uint8_t> choose_widths(const Layer& layer, const Salience& salience,
+  std::vector<uint8_t> choose_widths(const LiveLayer& layer, const Salience& salience,
                                      const GroupMixedShape& uniform, const std::string& id) const {
     std::vector<int64_t> order(index(uniform.groups()));
     std::iota(order.begin(), order.end(), 0);

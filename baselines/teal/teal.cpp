@@ -5,7 +5,6 @@
 #include <cmath>
 #include <map>
 
-#include "core/parallel.h"
 #include "core/text.h"
 #include "quant/log_histogram.h"
 #include "quant/precision_policy.h"
@@ -99,26 +98,20 @@ class Teal final : public PrecisionPolicy {
     }
   }
 
-  Precision choose(const std::string& id, std::span<const Step>, Matrix<const float> x,
-                   Matrix<Level> scratch) const override {
-    const Layer& layer = layers_.at(id);
-    constexpr int64_t kTaskTokens = 64;
-    parallel_for((x.rows + kTaskTokens - 1) / kTaskTokens, [&](int64_t task) {
-      for (int64_t t = task * kTaskTokens; t < std::min((task + 1) * kTaskTokens, x.rows); ++t)
-        for (int64_t i = 0; i < x.cols; ++i)
-          scratch(t, i) = std::abs(x(t, i)) <= layer.threshold ? Level{0} : layer.full;
-    });
-    return {kFullLevel, scratch};
-  }
+  const ChannelGrading* grading(const std::string& id) const override { return &layers_.at(id).grading; }
 
  private:
   struct Layer {
-    Level full;
+    Layer(Level full, double weights, MagnitudeDistribution magnitudes)
+        : weights(weights), magnitudes(std::move(magnitudes)) {
+      grading.levels = {0, full};
+      grading.thresholds = MatrixBuffer<float>(1, 1);
+    }
     double weights;
     MagnitudeDistribution magnitudes;
-    float threshold = 0;
+    ChannelGrading grading;  // skipped up to the threshold, read in full above
 
-    void set_sparsity(double sparsity) { threshold = quantile(magnitudes, sparsity); }
+    void set_sparsity(double sparsity) { *grading.thresholds.data() = quantile(magnitudes, sparsity); }
   };
 
   struct Candidate {

@@ -63,14 +63,14 @@ bool has_no_weights(const TensorView& norm) {
 // What reads the stream: W Q.
 void rotate_input(TensorView& weight, Matrix<const float> basis) {
   MatrixBuffer<float> rotated(weight.rows(), basis.cols);
-  matmul_nn(to_float(weight), basis, rotated);
+  product_nn(to_float(weight), basis, rotated);
   weight = owned_tensor(std::move(rotated));
 }
 
 // What writes to it: Q^T W, and b Q.
 void rotate_output(LinearWeights& linear, Matrix<const float> basis, Matrix<const float> transposed) {
   MatrixBuffer<float> rotated(basis.cols, linear.weight.cols());
-  matmul_nn(transposed, to_float(linear.weight), rotated);
+  product_nn(transposed, to_float(linear.weight), rotated);
   linear.weight = owned_tensor(std::move(rotated));
   if (linear.bias.empty()) return;
   std::vector<float> bias = to_float_vector(linear.bias), turned(bias.size());

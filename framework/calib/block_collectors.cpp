@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "core/registry.h"
+#include "calib/make_collector.h"
 
 namespace grinqh {
 
@@ -26,17 +26,19 @@ void add_statistics(const CalibrationStats& more, CalibrationStats& stats) {
   }
 }
 
-BlockCollectors::BlockCollectors(const std::vector<std::vector<const LinearWeights*>>& sites,
-                                 const CollectorNames& names) {
+BlockCollectors::BlockCollectors(const Transformer& transformer,
+                                 const std::vector<std::vector<const LinearWeights*>>& sites,
+                                 const CollectorNames& names)
+    : transformer_(transformer) {
   if (names.empty()) return;
   for (const auto& layers : sites) {
     Site& site = sites_.emplace_back();
     site.layers = layers;
     for (const std::string& name : names) {
       if (Registry<DriftCollector>::get().contains(name))
-        site.drift_collectors.emplace(name, Registry<DriftCollector>::get().make(name));
+        site.drift_collectors.emplace(name, make_drift_collector(name, transformer));
       else
-        site.collectors.emplace(name, Registry<Collector>::get().make(name));
+        site.collectors.emplace(name, make_collector(name, transformer));
     }
   }
 }
@@ -54,19 +56,17 @@ bool BlockCollectors::watches(const LinearWeights& linear) const {
   return std::ranges::any_of(sites_, [&](const Site& site) { return site.layers.front() == &linear; });
 }
 
-void BlockCollectors::observe(const LinearWeights& linear, Matrix<const float> x) {
+void BlockCollectors::observe(const LinearWeights& linear, ConstActivations x) {
   Site* site = find(linear);
   if (!site) return;
   // A histogram or a maximum could swallow them.
-  for (int64_t t = 0; t < x.rows; ++t)
-    if (!std::ranges::all_of(x.row_span(t), [](float value) { return std::isfinite(value); }))
-      fail("{}: an input is not finite on the calibration text", linear.id);
+  if (!transformer_.all_finite(x)) fail("{}: an input is not finite on the calibration text", linear.id);
   site->tokens += x.rows;
   for (auto& [name, collector] : site->collectors) collector->observe(x);
 }
 
-void BlockCollectors::observe_drift(const LinearWeights& linear, Matrix<const float> x,
-                                    Matrix<const float> x_float) {
+void BlockCollectors::observe_drift(const LinearWeights& linear, ConstActivations x,
+                                    ConstActivations x_float) {
   Site* site = find(linear);
   if (!site) return;
   for (auto& [name, collector] : site->drift_collectors) collector->observe(x, x_float);

@@ -8,6 +8,7 @@
 
 #include "model/model.h"
 #include "quant/stats.h"
+#include "runtime/transformer.h"
 
 namespace grinqh {
 
@@ -22,8 +23,10 @@ std::vector<std::vector<const LinearWeights*>> inputs_of(const BlockWeights& blo
 
 class BlockCollectors {
  public:
-  // sites: groups of layers that share an input. BadInput for a name that no collector has.
-  BlockCollectors(const std::vector<std::vector<const LinearWeights*>>& sites, const CollectorNames& names);
+  // sites: groups of layers that share an input. BadInput for a name that no collector has. The transformer,
+  // whose activations are observed, outlives the collectors.
+  BlockCollectors(const Transformer& transformer, const std::vector<std::vector<const LinearWeights*>>& sites,
+                  const CollectorNames& names);
 
   bool empty() const { return sites_.empty(); }
   // Whether a collector compares with the inputs that the float model has.
@@ -31,8 +34,8 @@ class BlockCollectors {
 
   // The first layer of a site shows the input of all of them; other layers are passed over.
   bool watches(const LinearWeights& linear) const;
-  void observe(const LinearWeights& linear, Matrix<const float> x);
-  void observe_drift(const LinearWeights& linear, Matrix<const float> x, Matrix<const float> x_float);
+  void observe(const LinearWeights& linear, ConstActivations x);
+  void observe_drift(const LinearWeights& linear, ConstActivations x, ConstActivations x_float);
 
   // Error naming the layer for a statistic that is not finite.
   CalibrationStats finish();
@@ -46,6 +49,7 @@ class BlockCollectors {
   };
   Site* find(const LinearWeights& linear);
 
+  const Transformer& transformer_;
   std::vector<Site> sites_;
 };
 

@@ -73,7 +73,7 @@ void visit_layers(const Sites& sites, const CalibrationPlan& plan, const Calibra
 }
 
 // Inputs of a block's layers for one batch, as the float model has them.
-using FloatInputs = std::map<const LinearWeights*, MatrixBuffer<float>>;
+using FloatInputs = std::map<const LinearWeights*, Tensor>;
 
 // The walk over the blocks. The stream carries what blocks see; the float model's stream beside it is only
 // there if a statistic compares the two.
@@ -92,13 +92,13 @@ class Walk {
     CollectorNames missing = names;
     if (!stats.empty())
       for (const auto& [name, values] : stats.begin()->second->values) missing.erase(name);
-    FloatLinears linears;
+    const auto linears = transformer_.float_linears();
     if (!missing.empty()) {
-      CalibrationStats collected = collect(block, linears, inputs_of(weights(block)), missing, advance);
+      CalibrationStats collected = collect(block, *linears, inputs_of(weights(block)), missing, advance);
       if (plan_.store) plan_.store->save(block, collected);
       add_statistics(collected, stats);
     } else if (advance) {
-      run(block, linears);
+      run(block, *linears);
     }
     return stats;
   }
@@ -106,13 +106,13 @@ class Walk {
   // Runs the block with `linears` and collects at the sites.
   CalibrationStats collect(int64_t block, LinearExecutor& linears, const Sites& sites,
                            const CollectorNames& names, bool advance) {
-    BlockCollectors collectors(sites, names);
+    BlockCollectors collectors(transformer_, sites, names);
     const bool drift = collectors.needs_drift();
     if (drift && !float_stream_) float_stream_.emplace(transformer_, plan_.windows);
     for (size_t batch = 0; batch < stream_.batches(); ++batch) {
       FloatInputs float_inputs;
       if (drift) float_inputs = inputs_of_float_model(block, batch, collectors);
-      ObservedLinears observed(linears, [&](const LinearWeights& linear, Matrix<const float> x) {
+      ObservedLinears observed(linears, [&](const LinearWeights& linear, ConstActivations x) {
         collectors.observe(linear, x);
         if (drift && collectors.watches(linear)) {
           const auto x_float = float_inputs.find(&linear);
@@ -137,9 +137,9 @@ class Walk {
   // After the last use of a block.
   void leave(int64_t block) {
     if (!float_stream_) return;
-    FloatLinears linears;
+    const auto linears = transformer_.float_linears();
     for (size_t batch = 0; batch < float_stream_->batches(); ++batch)
-      float_stream_->run(block, batch, linears, ResidualStream::Output::keep);
+      float_stream_->run(block, batch, *linears, ResidualStream::Output::keep);
   }
 
  private:
@@ -149,11 +149,9 @@ class Walk {
 
   FloatInputs inputs_of_float_model(int64_t block, size_t batch, const BlockCollectors& collectors) {
     FloatInputs inputs;
-    FloatLinears linears;
-    ObservedLinears observed(linears, [&](const LinearWeights& linear, Matrix<const float> x) {
-      if (!collectors.watches(linear)) return;
-      MatrixBuffer<float>& copy = inputs.try_emplace(&linear, x.rows, x.cols).first->second;
-      for (int64_t t = 0; t < x.rows; ++t) std::copy_n(x.row(t), x.cols, copy.row(t));
+    const auto linears = transformer_.float_linears();
+    ObservedLinears observed(*linears, [&](const LinearWeights& linear, ConstActivations x) {
+      if (collectors.watches(linear)) inputs.try_emplace(&linear, transformer_.copy_of(x));
     });
     float_stream_->run(block, batch, observed, ResidualStream::Output::discard);
     return inputs;
@@ -215,18 +213,18 @@ Calibrated calibrate_and_quantize(const Transformer& transformer, Quantizer& qua
     const Sites sites = inputs_of(blocks[i]);
     if (sequential) {
       for (const auto& site : sites) {
-        QuantizedLinears so_far(result.model, nullptr);
-        quantize({site}, walk.collect(block, so_far, {site}, names, false));
+        const auto so_far = transformer.quantized_linears(result.model, nullptr);
+        quantize({site}, walk.collect(block, *so_far, {site}, names, false));
       }
     } else if (!propagate || i == 0) {
       quantize(sites, walk.float_statistics(block, names, !propagate));
     } else {
-      FloatLinears linears;
-      quantize(sites, walk.collect(block, linears, sites, names, false));
+      const auto linears = transformer.float_linears();
+      quantize(sites, walk.collect(block, *linears, sites, names, false));
     }
     if (propagate) {
-      QuantizedLinears quantized(result.model, nullptr);
-      walk.run(block, quantized);
+      const auto quantized = transformer.quantized_linears(result.model, nullptr);
+      walk.run(block, *quantized);
     }
     walk.leave(block);
   }

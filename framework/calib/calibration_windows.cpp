@@ -21,10 +21,10 @@ MatrixBuffer<int32_t> sample_windows(const Transformer& transformer, int64_t win
     const int64_t count = std::min(kSequences, windows - w);
     MatrixBuffer<int32_t> prompts(count, 1);
     std::fill_n(prompts.data(), count, static_cast<int32_t>(first));
-    FloatLinears linears;
+    const auto linears = transformer.float_linears();
     const Sampling sampling{1.0, seed, static_cast<uint64_t>(w)};
     const auto sampled =
-        generate(transformer, linears, prompts.view(), context, sampling, [&](size_t, int32_t) {
+        generate(transformer, *linears, prompts.view(), context, sampling, [&](size_t, int32_t) {
           progress.advance(1);
           return true;
         });

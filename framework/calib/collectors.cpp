@@ -22,7 +22,8 @@ class MagnitudeHistogram final : public Collector {
   };
   explicit MagnitudeHistogram(Options) {}
 
-  void observe(Matrix<const float> x) override {
+  void observe(ConstActivations inputs) override {
+    const Matrix<const float> x = inputs.matrix();
     counts_.resize(static_cast<size_t>(x.cols) * LogHistogram::kBins);
     parallel_for((x.cols + kTaskChannels - 1) / kTaskChannels, [&](int64_t task) {
       const int64_t begin = task * kTaskChannels, end = std::min(begin + kTaskChannels, x.cols);
@@ -47,7 +48,8 @@ class SignedHistogram final : public Collector {
   };
   explicit SignedHistogram(Options) {}
 
-  void observe(Matrix<const float> x) override {
+  void observe(ConstActivations inputs) override {
+    const Matrix<const float> x = inputs.matrix();
     sums_.resize(static_cast<size_t>(x.cols) * LogHistogram::kBins);
     parallel_for((x.cols + kTaskChannels - 1) / kTaskChannels, [&](int64_t task) {
       const int64_t begin = task * kTaskChannels, end = std::min(begin + kTaskChannels, x.cols);
@@ -79,7 +81,8 @@ class SecondMoment final : public Collector {
   };
   explicit SecondMoment(Options) {}
 
-  void observe(Matrix<const float> x) override {
+  void observe(ConstActivations inputs) override {
+    const Matrix<const float> x = inputs.matrix();
     if (sum_.size() == 0) sum_ = MatrixBuffer<double>::zeroed(x.cols, x.cols);
     add_gram(x, sum_);
     tokens_ += x.rows;
@@ -107,7 +110,8 @@ class SecondMoment final : public Collector {
 template <class Accumulate>
 class ChannelMagnitude : public Collector {
  public:
-  void observe(Matrix<const float> x) override {
+  void observe(ConstActivations inputs) override {
+    const Matrix<const float> x = inputs.matrix();
     values_.resize(static_cast<size_t>(x.cols));
     parallel_for((x.cols + kTaskChannels - 1) / kTaskChannels, [&](int64_t task) {
       const int64_t begin = task * kTaskChannels, end = std::min(begin + kTaskChannels, x.cols);
@@ -164,7 +168,8 @@ class InputDrift final : public DriftCollector {
   };
   explicit InputDrift(Options) {}
 
-  void observe(Matrix<const float> x, Matrix<const float> x_float) override {
+  void observe(ConstActivations inputs, ConstActivations float_inputs) override {
+    const Matrix<const float> x = inputs.matrix(), x_float = float_inputs.matrix();
     if (sum_.size() == 0) sum_ = MatrixBuffer<double>::zeroed(x.cols, x.cols);
     MatrixBuffer<float> drift(x.rows, x.cols);
     parallel_for(x.rows, [&](int64_t t) {

@@ -24,7 +24,8 @@ class FisherDiagonal final : public GradientCollector {
   };
   explicit FisherDiagonal(Options) {}
 
-  void observe(Matrix<const float> x, Matrix<const float> dy) override {
+  void observe(ConstActivations inputs, ConstActivations gradients) override {
+    const Matrix<const float> x = inputs.matrix(), dy = gradients.matrix();
     constexpr int64_t kTile = 256;
     sum_.resize(static_cast<size_t>(dy.cols * x.cols));
     const Matrix<float> sum(sum_.data(), dy.cols, x.cols);
@@ -64,7 +65,8 @@ class OutputGradient final : public GradientCollector {
   };
   explicit OutputGradient(Options) {}
 
-  void observe(Matrix<const float>, Matrix<const float> dy) override {
+  void observe(ConstActivations, ConstActivations gradients) override {
+    const Matrix<const float> dy = gradients.matrix();
     constexpr int64_t kTaskOutputs = 64;
     sum_.resize(static_cast<size_t>(dy.cols));
     parallel_for((dy.cols + kTaskOutputs - 1) / kTaskOutputs, [&](int64_t task) {

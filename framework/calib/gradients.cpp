@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "calib/make_collector.h"
 #include "core/progress.h"
-#include "core/registry.h"
 #include "core/text.h"
 #include "quant/gradient_collector.h"
 #include "runtime/backward.h"
@@ -12,8 +12,6 @@
 namespace grinqh {
 
 namespace {
-
-constexpr int64_t kBatchTokens = 2048;
 
 using LayerCollectors = std::map<std::string, std::unique_ptr<GradientCollector>, std::less<>>;
 
@@ -53,16 +51,16 @@ CalibrationStats collect_gradients(const Transformer& transformer, Matrix<const 
   for (int64_t block = 0; block < transformer.blocks(); ++block)
     for (const std::string& layer : covered_layers(transformer, block, layers))
       for (const std::string& name : names)
-        collectors[layer].emplace(name, Registry<GradientCollector>::get().make(name));
+        collectors[layer].emplace(name, make_gradient_collector(name, transformer));
 
   const int64_t tokens = windows.rows * windows.cols;
   Progress progress("gradients", tokens, "tokens");
-  const int64_t step = std::max<int64_t>(1, kBatchTokens / windows.cols);
+  const int64_t step = std::max<int64_t>(1, transformer.gradient_tokens() / windows.cols);
   for (int64_t w = 0; w < windows.rows; w += step) {
     const Batch batch =
         Batch::of_windows(windows.rows_between(w, std::min(w + step, windows.rows)), windows.cols);
     run_backward(transformer, batch,
-                 [&](const LinearWeights& linear, Matrix<const float> x, Matrix<const float> dy) {
+                 [&](const LinearWeights& linear, ConstActivations x, ConstActivations dy) {
                    const auto found = collectors.find(linear.id);
                    if (found == collectors.end()) return;
                    for (const SequenceRows& rows : batch.sequences) {

@@ -14,8 +14,8 @@ bool is_gradient_statistic(const std::string& name);
 
 // What the named gradient collectors make of the layers that match one of the patterns. windows: [count,
 // context], each a sequence; they are taken in order, a few at a time, so that memory is that of
-// runtime/backward.h for about 2048 tokens plus the collectors' own. Error naming the layer where something
-// is not finite.
+// runtime/backward.h for about gradient_tokens() of them plus the collectors' own. Error naming the layer
+// where something is not finite.
 CalibrationStats collect_gradients(const Transformer& transformer, Matrix<const int32_t> windows,
                                    const CollectorNames& names,
                                    const std::vector<std::string>& layers = {"*"});

@@ -8,12 +8,12 @@
 
 namespace grinqh {
 
-// Some batches of the residual stream as they are before a block.
+// Some windows of the residual stream as they are before a block: the same on every device.
 struct StreamSample {
-  explicit StreamSample(const ResidualStream& stream);
+  StreamSample(const Transformer& transformer, const ResidualStream& stream);
   struct Part {
-    const Batch* batch;
-    MatrixBuffer<float> x;  // [rows, hidden]
+    Batch batch;
+    Tensor x;  // [rows, hidden]
   };
   std::vector<Part> parts;
 };
@@ -30,10 +30,10 @@ class StreamProbe final : public ModuleProbe {
  private:
   struct Run {
     const Batch* batch;
-    MatrixBuffer<float> input, output;  // of the module, float
+    Tensor input, output;  // of the module, float
   };
   void prepare();
-  void run_module(const Run& run, LinearExecutor& linears, Matrix<float> output) const;
+  void run_module(const Run& run, LinearExecutor& linears, Activations output) const;
   int64_t outputs() const;
 
   const Transformer& transformer_;

@@ -10,7 +10,7 @@ namespace grinqh {
 
 class ResidualStream {
  public:
-  // windows: [count, context]. The stream starts as the embeddings of their tokens.
+  // windows: [count, context], which outlive it. The stream starts as the embeddings of their tokens.
   ResidualStream(const Transformer& transformer, Matrix<const int32_t> windows);
 
   int64_t tokens() const { return x_.rows(); }
@@ -22,12 +22,20 @@ class ResidualStream {
   // Runs a block over one batch of windows; its output replaces the batch's rows of the stream, or nothing.
   void run(int64_t block, size_t batch, LinearExecutor& linears, Output output);
 
-  // A batch's rows of the stream. [rows, hidden]
-  Matrix<const float> at(size_t batch) const;
+  Matrix<const int32_t> windows() const { return windows_; }
+  // Rows of the stream of windows [first, first + count).
+  ConstActivations at(int64_t first, int64_t count) const {
+    return x_.view().rows_between(first * windows_.cols, (first + count) * windows_.cols);
+  }
 
  private:
+  Activations part(size_t batch) const {
+    return x_.view().rows_between(first_rows_[batch], first_rows_[batch] + rows(batch));
+  }
+
   const Transformer& transformer_;
-  MatrixBuffer<float> x_;  // [tokens, hidden]
+  Matrix<const int32_t> windows_;
+  Tensor x_;  // [tokens, hidden]
   std::vector<Batch> batches_;
   std::vector<int64_t> first_rows_;
 };

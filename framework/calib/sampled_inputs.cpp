@@ -17,7 +17,8 @@ class SampledInputs final : public Collector {
   };
   explicit SampledInputs(Options) {}
 
-  void observe(Matrix<const float> x) override {
+  void observe(ConstActivations inputs) override {
+    const Matrix<const float> x = inputs.matrix();
     for (int64_t t = 0; t < x.rows; ++t) {
       if (seen_++ % stride_ != 0) continue;
       if (rows_.size() == kTokens) halve();

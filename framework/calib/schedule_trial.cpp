@@ -4,8 +4,6 @@
 #include <numeric>
 
 #include "core/error.h"
-#include "core/parallel.h"
-#include "core/vector_math.h"
 #include "runtime/generate.h"
 #include "runtime/language_model.h"
 
@@ -13,8 +11,6 @@ namespace grinqh {
 
 namespace {
 
-constexpr int64_t kBatchTokens = 2048;  // of a forward pass
-constexpr int64_t kLogitRows = 256;
 constexpr size_t kWriters = 64;  // sequences that are continued together
 
 // Sums the losses of rows `scored` of the features: what each predicts is next[i], to which sequence it
@@ -25,38 +21,20 @@ struct Scored {
   std::vector<size_t> owner;
 };
 
-// original: the features of the float model, whose predictions the row's are compared with; empty: the loss
-// of the token that came.
-void add_losses(const LanguageModel& model, Matrix<const float> features, Matrix<const float> original,
+// original: the float model's features of the same rows, whose predictions theirs are compared with; null:
+// the loss of the token that came.
+void add_scores(const LanguageModel& model, const Tensor& features, const Tensor* original,
                 const Scored& scored, std::vector<double>& sums) {
-  const auto count = static_cast<int64_t>(scored.rows.size());
-  MatrixBuffer<float> picked(kLogitRows, features.cols), logits(kLogitRows, model.vocab()),
-      float_logits(original.empty() ? 0 : kLogitRows, model.vocab());
-  const auto predict = [&](Matrix<const float> from, int64_t begin, int64_t rows, Matrix<float> to) {
-    for (int64_t r = 0; r < rows; ++r)
-      std::copy_n(from.row(scored.rows[static_cast<size_t>(begin + r)]), from.cols, picked.row(r));
-    model.logits(picked.view().rows_between(0, rows), to.rows_between(0, rows));
-  };
-  std::vector<double> losses(scored.rows.size());
-  for (int64_t begin = 0; begin < count; begin += kLogitRows) {
-    const int64_t rows = std::min(kLogitRows, count - begin);
-    predict(features, begin, rows, logits);
-    if (!original.empty()) predict(original, begin, rows, float_logits);
-    parallel_for(rows, [&](int64_t r) {
-      const auto i = static_cast<size_t>(begin + r);
-      const std::span<const float> scores = logits.view().row_span(r);
-      const double normalizer = log_sum_exp(scores);
-      if (original.empty()) {
-        losses[i] = normalizer - static_cast<double>(scores[static_cast<size_t>(scored.next[i])]);
-      } else {
-        const std::span<const float> expected = float_logits.view().row_span(r);
-        const double float_normalizer = log_sum_exp(expected);
-        losses[i] = expected_difference(expected, scores, static_cast<float>(float_normalizer)) + normalizer -
-                    float_normalizer;
-      }
-    });
+  std::vector<int32_t> next(static_cast<size_t>(features.rows()), -1);
+  for (size_t i = 0; i < scored.rows.size(); ++i) next[static_cast<size_t>(scored.rows[i])] = scored.next[i];
+  std::vector<TokenScore> scores(next.size());
+  ScoreTask task{features, next};
+  if (original) task.reference = &model.transformer(), task.reference_features = *original;
+  model.transformer().score(task, scores);
+  for (size_t i = 0; i < scored.rows.size(); ++i) {
+    const TokenScore& score = scores[static_cast<size_t>(scored.rows[i])];
+    sums[scored.owner[i]] += original ? score.kl : score.nll;
   }
-  for (size_t i = 0; i < losses.size(); ++i) sums[scored.owner[i]] += losses[i];
 }
 
 // Appends a sequence: its prompt, then its continuation as decoded tokens. The last token of the continuation
@@ -117,11 +95,15 @@ std::vector<double> ModelTrial::measure(std::span<const Tokens> prompts,
       ++s;
     } while (s < prompts.size() &&
              batch.rows() + static_cast<int64_t>(prompts[s].size() + continuations[s].size()) <=
-                 kBatchTokens);
+                 transformer_.batch_tokens());
     if (batch.rows() == 0) continue;
-    const MatrixBuffer<float> original =
-        measure == Measure::divergence ? floating.features(batch) : MatrixBuffer<float>();
-    add_losses(model, model.features(batch), original, scored, sums);
+    const Tensor features = model.features(batch);
+    if (measure == Measure::divergence) {
+      const Tensor original = floating.features(batch);
+      add_scores(model, features, &original, scored, sums);
+    } else {
+      add_scores(model, features, nullptr, scored, sums);
+    }
   }
   for (size_t s = 0; s < sums.size(); ++s)
     if (!continuations[s].empty()) sums[s] /= static_cast<double>(continuations[s].size());
@@ -135,14 +117,16 @@ std::vector<Tokens> ModelTrial::continuations(std::span<const Tokens> prompts, i
   std::ranges::stable_sort(order, {}, [&](size_t s) { return prompts[s].size(); });
   const std::vector<int64_t>& ends = transformer_.model().config.eos_tokens;
   std::vector<Tokens> written(prompts.size());
-  FloatLinears floating;
-  QuantizedLinears quantized(quantized_, &policy_, prefill_level_);
-  LinearExecutor& linears = writer == Writer::floating ? static_cast<LinearExecutor&>(floating) : quantized;
+  std::unique_ptr<LinearExecutor> linears;
+  if (writer == Writer::floating)
+    linears = transformer_.float_linears();
+  else
+    linears = transformer_.quantized_linears(quantized_, &policy_, prefill_level_);
   for (size_t begin = 0; begin < order.size(); begin += kWriters) {
     const size_t end = std::min(begin + kWriters, order.size());
     Prompts batch;
     for (size_t i = begin; i < end; ++i) batch.emplace_back(prompts[order[i]]);
-    std::vector<Tokens> all = generate(transformer_, linears, batch, count, {});
+    std::vector<Tokens> all = generate(transformer_, *linears, batch, count, {});
     for (size_t i = begin; i < end; ++i) {
       Tokens& tokens = all[i - begin];
       tokens.erase(std::ranges::find_if(
@@ -156,15 +140,16 @@ std::vector<Tokens> ModelTrial::continuations(std::span<const Tokens> prompts, i
 
 void ModelTrial::observe(std::span<const Tokens> prompts,
                          const std::function<void(size_t, const Prompt&)>& observer) {
-  QuantizedLinears linears(quantized_, &policy_, prefill_level_);
+  const auto linears = transformer_.quantized_linears(quantized_, &policy_, prefill_level_);
   const int64_t last = transformer_.blocks() - 1;
   for (size_t s = 0; s < prompts.size(); ++s) {
     const auto length = static_cast<int64_t>(prompts[s].size());
     const Matrix<const int32_t> tokens(prompts[s].data(), 1, length);
     KvCache cache = transformer_.make_cache(1, length);
-    transformer_.run(Batch::of_windows(tokens, length), linears, &cache);
-    observer(s,
-             {prompts[s], cache.keys(last, 0), cache.values(last, 0), transformer_.model().config.kv_heads});
+    transformer_.run(Batch::of_windows(tokens, length), *linears, &cache);
+    const MatrixBuffer<float> keys = transformer_.to_host(cache.keys(last, 0));
+    const MatrixBuffer<float> values = transformer_.to_host(cache.values(last, 0));
+    observer(s, {prompts[s], keys, values, transformer_.model().config.kv_heads});
   }
 }
 

@@ -60,9 +60,9 @@ Matrix<const int32_t> gradient_windows(Matrix<const int32_t> windows) {
       .cols_between(0, std::min(windows.cols, defaults.gradient_context));
 }
 
-void show_blocks(const Model& model, const NamedTransform& named, Matrix<const int32_t> windows,
+void show_blocks(const Transformer& transformer, const NamedTransform& named, Matrix<const int32_t> windows,
                  bool shows_progress) {
-  const Transformer transformer(model);
+  const Model& model = transformer.model();
   CollectorNames names = named.transform->needs(), gradient_names;
   for (const std::string& name : names)
     if (is_gradient_statistic(name)) gradient_names.insert(name);
@@ -76,13 +76,13 @@ void show_blocks(const Model& model, const NamedTransform& named, Matrix<const i
     progress.emplace("transform " + named.name, stream.tokens() * transformer.blocks(), "tokens");
   for (int64_t i = 0; i < transformer.blocks(); ++i) {
     const auto sites = inputs_of(model.blocks[static_cast<size_t>(i)]);
-    BlockCollectors collectors(sites, names);
+    BlockCollectors collectors(transformer, sites, names);
     if (collectors.needs_drift())
       bad_input("transform '{}': statistics of drift do not exist for the float model", named.name);
-    FloatLinears linears;
+    const auto linears = transformer.float_linears();
     ObservedLinears observed(
-        linears, [&](const LinearWeights& linear, Matrix<const float> x) { collectors.observe(linear, x); });
-    const StreamSample sample(stream);
+        *linears, [&](const LinearWeights& linear, ConstActivations x) { collectors.observe(linear, x); });
+    const StreamSample sample(transformer, stream);
     for (size_t batch = 0; batch < stream.batches(); ++batch) {
       stream.run(i, batch, observed, ResidualStream::Output::keep);
       if (progress) progress->advance(stream.rows(batch));
@@ -91,12 +91,11 @@ void show_blocks(const Model& model, const NamedTransform& named, Matrix<const i
   }
 }
 
-MatrixBuffer<float> logits_of(const Model& model, Matrix<const int32_t> windows) {
-  const Transformer transformer(model);
+MatrixBuffer<float> logits_of(const Transformer& transformer, Matrix<const int32_t> windows) {
   const int64_t tokens = std::min(windows.cols, kCheckedTokens);
-  FloatLinears linears;
+  const auto linears = transformer.float_linears();
   const Matrix<const int32_t> window(windows.data, 1, tokens);
-  const MatrixBuffer<float> features = transformer.run(Batch::of_windows(window, tokens), linears);
+  const Tensor features = transformer.run(Batch::of_windows(window, tokens), *linears);
   MatrixBuffer<float> logits(tokens, transformer.vocab());
   transformer.head(features, logits);
   return logits;
@@ -115,15 +114,19 @@ double relative_error(const MatrixBuffer<float>& found, const MatrixBuffer<float
 }  // namespace
 
 TransformedModel transform_model(const Model& model, const std::vector<NamedTransform>& transforms,
-                                 Matrix<const int32_t> windows, uint64_t seed, bool shows_progress) {
+                                 Matrix<const int32_t> windows, uint64_t seed, bool shows_progress,
+                                 const DeviceChoice& device) {
   check(windows.rows > 0 && windows.cols > 0, "a transform is checked on a window of tokens");
   TransformedModel result{model, 0};
-  const MatrixBuffer<float> expected = logits_of(model, windows);
+  const DeviceChoice exact{device.device, device.index, Arithmetic::float32};
+  const auto logits = [&](const Model& of) { return logits_of(*make_transformer(of, exact), windows); };
+  const MatrixBuffer<float> expected = logits(model);
   for (const NamedTransform& named : transforms) {
-    if (!named.transform->needs().empty()) show_blocks(result.model, named, windows, shows_progress);
+    if (!named.transform->needs().empty())
+      show_blocks(*make_transformer(result.model, device), named, windows, shows_progress);
     const TransformPlan plan = named.transform->plan(model.config.hidden, seed);
     result.model = apply_plan(result.model, plan, "transform '" + named.name + "'");
-    result.logits_error = relative_error(logits_of(result.model, windows), expected);
+    result.logits_error = relative_error(logits(result.model), expected);
     if (!(result.logits_error <= kAllowedError))
       fail("transform '{}' changes the model: relative error {:.1e} of the logits, allowed is {:.0e}",
            named.name, result.logits_error, kAllowedError);

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "core/device.h"
 #include "model/model.h"
 #include "quant/model_transform.h"
 
@@ -22,8 +23,9 @@ struct TransformedModel {
 };
 
 // windows: calibration tokens [count, context], at least one window. Error naming the transform if the
-// logits are not those of `model` to a relative error of 1e-4.
+// logits are not those of `model` to a relative error of 1e-4, which is looked at in float32.
 TransformedModel transform_model(const Model& model, const std::vector<NamedTransform>& transforms,
-                                 Matrix<const int32_t> windows, uint64_t seed, bool shows_progress = true);
+                                 Matrix<const int32_t> windows, uint64_t seed, bool shows_progress = true,
+                                 const DeviceChoice& device = {});
 
 }  // namespace grinqh

@@ -29,7 +29,7 @@ double seconds_of(const Work& work) {
 
 class TimedLinears final : public LinearExecutor {
  public:
-  void run(const LinearWeights& linear, Matrix<const float> x, Matrix<float> y) override {
+  void run(const LinearWeights& linear, ConstActivations x, Activations y) override {
     seconds += seconds_of([&] { inner_.run(linear, x, y); });
   }
   double seconds = 0;
@@ -45,7 +45,7 @@ struct Pass {
 
 Pass time_pass(const Transformer& transformer, const Batch& batch) {
   TimedLinears linears;
-  MatrixBuffer<float> features;
+  Tensor features;
   Pass pass;
   pass.total = seconds_of([&] { features = transformer.run(batch, linears); });
   pass.linears = linears.seconds;

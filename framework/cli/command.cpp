@@ -64,6 +64,18 @@ void apply_threads(const Arguments& arguments) {
   set_threads(count);
 }
 
+void add_device_options(Arguments& arguments) {
+  arguments.options()("device", po::value<std::string>(), "auto, cpu, cuda or cuda:N")(
+      "arithmetic", po::value<std::string>(), "on a GPU: bf16 with float32 sums (auto), or fp32 throughout");
+}
+
+DeviceChoice chosen_device(const Arguments& arguments) {
+  const auto given = [&](const char* name) {
+    return arguments.has(name) ? arguments.get<std::string>(name) : std::string("auto");
+  };
+  return parse_device("--device", given("device"), given("arithmetic"));
+}
+
 RegisterCommand::RegisterCommand(std::string_view name, std::string_view summary,
                                  std::function<int(const std::vector<std::string>&)> run) {
   command_table().emplace(name, Command{std::string(summary), std::move(run)});

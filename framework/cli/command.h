@@ -8,6 +8,8 @@
 #include <string_view>
 #include <vector>
 
+#include "core/device.h"
+
 namespace grinqh {
 
 // Arguments of one command, described by Boost.Program_options. Every mistake is BadInput with the command's
@@ -47,6 +49,10 @@ class Arguments {
 
 // Sets the number of threads from --threads; refuses what is no number of them.
 void apply_threads(const Arguments& arguments);
+
+// The options --device and --arithmetic, and what they choose; "auto" where they are not given.
+void add_device_options(Arguments& arguments);
+DeviceChoice chosen_device(const Arguments& arguments);
 
 struct Command {
   std::string summary;

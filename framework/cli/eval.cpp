@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include "cli/command.h"
-#include "core/device.h"
 #include "core/error.h"
 #include "core/json.h"
 #include "core/text.h"
@@ -18,16 +17,17 @@ namespace po = boost::program_options;
 
 int evaluate(const std::vector<std::string>& words) {
   Arguments arguments(
-      "eval --model DIR --text FILE [--context 1024] [--protocol windows] [--device D] [--format json]");
+      "eval --model DIR --text FILE [--context 1024] [--protocol windows] [--device D] "
+      "[--arithmetic A] [--format json]");
   arguments.options()("model", po::value<std::string>(), "a Hugging Face model folder")(
       "text", po::value<std::string>(), "UTF-8 text")("context", po::value<int64_t>()->default_value(1024),
                                                       "tokens of a window")(
       "protocol", po::value<std::string>()->default_value("windows"), join(protocols(), ", ").c_str())(
-      "device", po::value<std::string>()->default_value("auto"), "auto or cpu")(
       "format", po::value<std::string>()->default_value("text"), "text or json")(
       "threads", po::value<int>()->default_value(0), "0: all that the machine offers");
+  add_device_options(arguments);
   if (!arguments.parse(words)) return 0;
-  parse_device("--device", arguments.get<std::string>("device"));
+  const DeviceChoice device = chosen_device(arguments);
   const auto protocol = arguments.get<std::string>("protocol"), format = arguments.get<std::string>("format");
   if (std::ranges::find(protocols(), protocol) == protocols().end())
     bad_input("{}", unknown_name("protocol", protocol, protocols()));
@@ -37,12 +37,13 @@ int evaluate(const std::vector<std::string>& words) {
   const Model model = load_model(arguments.get<std::string>("model"));
   const auto text = arguments.get<std::string>("text");
   const auto context = arguments.get<int64_t>("context");
-  const TextPerplexity result = perplexity_of(model, text, protocol, context);
+  const TextPerplexity result = perplexity_of(model, text, protocol, context, device);
   if (format == "json") {
     const Json json{{"model", model.name()},
                     {"text", text},
                     {"protocol", protocol},
                     {"context", context},
+                    {"device", to_string(device)},
                     {"windows", result.windows},
                     {"tokens", result.tokens},
                     {"perplexity", result.perplexity},

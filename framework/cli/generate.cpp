@@ -8,7 +8,6 @@
 
 #include "calib/calibration_windows.h"
 #include "cli/command.h"
-#include "core/device.h"
 #include "core/registry.h"
 #include "core/text.h"
 #include "experiment/plan.h"
@@ -133,7 +132,7 @@ void report(const Timing& timing, int64_t prompt_tokens, bool quantized) {
 int generate_text(const std::vector<std::string>& words) {
   Arguments arguments(
       "generate --model DIR --prompt T [--tokens N] [--temperature X] [--seed N] [--method TOML] "
-      "[--calibration FILE] [--threads N] [--device D]");
+      "[--calibration FILE] [--threads N] [--device D] [--arithmetic A]");
   arguments.options()("model", po::value<std::string>(), "a Hugging Face model folder")(
       "prompt", po::value<std::string>(), "text to continue")(
       "tokens", po::value<int64_t>()->default_value(64),
@@ -144,20 +143,21 @@ int generate_text(const std::vector<std::string>& words) {
       "quantizes first: keys of a [[methods]] table, 'quantizer = \"...\", bits = 4', or a .toml file")(
       "calibration", po::value<std::string>(),
       "text for methods that need one; default: drawn from the model itself")(
-      "threads", po::value<int>()->default_value(0), "0: all that the machine offers")(
-      "device", po::value<std::string>()->default_value("auto"), "auto or cpu");
+      "threads", po::value<int>()->default_value(0), "0: all that the machine offers");
+  add_device_options(arguments);
   if (!arguments.parse(words)) return 0;
-  parse_device("--device", arguments.get<std::string>("device"));
+  const DeviceChoice device = chosen_device(arguments);
   apply_threads(arguments);
   const Request request = read_request(arguments);
 
   const Model model = load_model(arguments.get<std::string>("model"));
   const Tokenizer tokenizer(model.folder / "tokenizer.json");
-  const Transformer transformer(model);
+  const auto on_device = make_transformer(model, device);
+  const Transformer& transformer = *on_device;
   const std::vector<int32_t> prompt = encode_prompt(request, tokenizer, model.config);
 
   std::optional<TransformedModel> transformed;
-  std::optional<Transformer> its_transformer;
+  std::unique_ptr<Transformer> its_transformer;
   const Transformer* subject = &transformer;
   Calibrated calibrated;
   std::unique_ptr<PrecisionPolicy> policy;
@@ -173,8 +173,9 @@ int generate_text(const std::vector<std::string>& words) {
                                     std::min(kContext, model.config.max_context));
     plan.windows = windows.view();
     if (!method.transforms.empty()) {
-      transformed = apply_transforms(method.transforms, model, windows, request.sampling.seed);
-      subject = &its_transformer.emplace(transformed->model);
+      transformed = apply_transforms(method.transforms, model, windows, request.sampling.seed, device);
+      its_transformer = make_transformer(transformed->model, device);
+      subject = its_transformer.get();
     }
     const auto quantizer = Registry<Quantizer>::get().make(method.quantizer.name, method.quantizer.settings);
     calibrated = calibrate_and_quantize(*subject, *quantizer, plan);
@@ -189,7 +190,7 @@ int generate_text(const std::vector<std::string>& words) {
   }
 
   // Without a quantized layer all of them run in float.
-  QuantizedLinears linears(calibrated.model, policy.get(), prefill_level);
+  const auto linears = subject->quantized_linears(calibrated.model, policy.get(), prefill_level);
   const auto weights = static_cast<double>(calibrated.model.weights());
   Timing timing;
   Stream stream(tokenizer);
@@ -198,14 +199,14 @@ int generate_text(const std::vector<std::string>& words) {
     if (timing.tokens++ == 0) {
       timing.first = timing.last;
     } else if (weights > 0) {
-      timing.code_bits += static_cast<double>(linears.traffic().codes[0]) / weights;
-      timing.total_bits += static_cast<double>(linears.traffic().total[0]) / weights;
+      timing.code_bits += static_cast<double>(linears->traffic().codes[0]) / weights;
+      timing.total_bits += static_cast<double>(linears->traffic().total[0]) / weights;
     }
     if (std::ranges::find(model.config.eos_tokens, token) != model.config.eos_tokens.end()) return false;
     stream.add(token);
     return true;
   };
-  generate(*subject, linears, {prompt.data(), 1, static_cast<int64_t>(prompt.size())}, request.count,
+  generate(*subject, *linears, {prompt.data(), 1, static_cast<int64_t>(prompt.size())}, request.count,
            request.sampling, on_token);
   stream.finish();
   report(timing, static_cast<int64_t>(prompt.size()), weights > 0);

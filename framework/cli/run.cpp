@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 
 #include "cli/command.h"
-#include "core/device.h"
 #include "core/text.h"
 #include "experiment/runner.h"
 #include "report/report.h"
@@ -25,24 +24,21 @@ ConfigTable read_config(const fs::path& file, const std::vector<std::string>& ov
 
 int run(const std::vector<std::string>& words) {
   Arguments arguments(
-      "run FILE.toml [--set KEY=VALUE]... [--out DIR] [--device auto|cpu|cuda] [--threads N] [--fresh] "
-      "[--dry-run]");
+      "run FILE.toml [--set KEY=VALUE]... [--out DIR] [--device auto|cpu|cuda] [--arithmetic bf16|fp32] "
+      "[--threads N] [--fresh] [--dry-run]");
   arguments.options()("set", po::value<std::vector<std::string>>(),
                       "another value for a key: seed=1, methods.0.bits=[4,3]")(
       "out", po::value<std::string>(), "folder of the results; default: results/<name of the file>")(
-      "device", po::value<std::string>(), "in place of the file's")(
       "threads", po::value<int>()->default_value(0), "0: all that the machine offers")(
       "fresh", "compute finished cells again")("dry-run", "say what would be computed");
+  add_device_options(arguments);
   arguments.positional("FILE", 1, 1);
   if (!arguments.parse(words)) return 0;
   apply_threads(arguments);
 
   const fs::path file = arguments.words("FILE")[0];
   ExperimentSpec spec = read_experiment(read_config(file, arguments.words("set")), file.parent_path());
-  if (arguments.has("device")) {
-    spec.device = arguments.get<std::string>("device");
-    parse_device("--device", spec.device);
-  }
+  if (arguments.has("device") || arguments.has("arithmetic")) spec.device = chosen_device(arguments);
   RunOptions options;
   options.folder =
       arguments.has("out") ? fs::path(arguments.get<std::string>("out")) : "results" / file.stem();

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "core/accelerator.h"
 #include "core/error.h"
 
 // LAPACK, which OpenBLAS carries; column-major, so that "L" of ours is its "U".
@@ -37,10 +38,11 @@ std::vector<double> damped(Matrix<const float> h, double added) {
 
 InverseFactor inverse_cholesky(Matrix<const float> h, double damping) {
   check(h.rows == h.cols && h.rows > 0, "second moments are square");
+  if (const auto installed = accelerator()) return installed->inverse_cholesky(h, damping);
   double mean = 0;
   for (int64_t i = 0; i < h.rows; ++i) mean += static_cast<double>(h(i, i)) / static_cast<double>(h.rows);
   const int n = static_cast<int>(h.rows);
-  for (; damping <= 1.0; damping = std::max(damping * 10, 1e-6)) {
+  for (;; damping = next_damping(damping)) {
     std::vector<double> a = damped(h, damping * mean);
     int info = 0;
     if (!factor(a, n)) continue;
@@ -53,7 +55,13 @@ InverseFactor inverse_cholesky(Matrix<const float> h, double damping) {
         result.upper.row(i)[j] = static_cast<float>(a[static_cast<size_t>(i * n + j)]);
     return result;
   }
-  fail("the second moments of the inputs are not positive definite, even with their mean diagonal added");
+}
+
+double next_damping(double damping) {
+  const double next = std::max(damping * 10, 1e-6);
+  if (next > 1.0)
+    fail("the second moments of the inputs are not positive definite, even with their mean diagonal added");
+  return next;
 }
 
 }  // namespace grinqh

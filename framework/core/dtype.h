@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/half.h"  // from_half, to_half
 #include "core/matrix.h"
 
 namespace grinqh {
@@ -43,10 +44,6 @@ TensorView owned_tensor(const std::vector<float>& values);
 
 // Index of the first element that is NaN or infinite, or -1.
 int64_t find_non_finite(const TensorView& tensor);
-
-// IEEE binary16 and back, round to nearest even; for scales and other metadata that is stored in 16 bits.
-uint16_t to_half(float value);
-float from_half(uint16_t half);
 
 // The nearest value of the type, ties to even.
 float rounded_to(DType type, float value);

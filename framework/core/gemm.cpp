@@ -6,6 +6,7 @@
 #include <chrono>
 #include <vector>
 
+#include "core/accelerator.h"
 #include "core/error.h"
 #include "core/ordered_product.h"
 #include "core/parallel.h"
@@ -93,6 +94,35 @@ void matmul_tn_serial(Matrix<const float> x, Matrix<const float> w, Matrix<float
   cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, as_int(y.rows), as_int(y.cols), as_int(x.rows), scale,
               x.data, as_int(x.stride), w.data, as_int(w.stride), output == Output::add ? 1.0f : 0.0f, y.data,
               as_int(y.stride));
+}
+
+namespace {
+
+// Whether an accelerator computed it.
+bool accelerated(const Factor& a, const Factor& b, Matrix<float> y, Output output) {
+  constexpr double kWorth = 0x1p32, kWorthOfByte = 64;
+  const double operations =
+      2.0 * static_cast<double>(a.rows()) * static_cast<double>(a.cols()) * static_cast<double>(b.cols());
+  const auto moved = static_cast<double>(a.rows() * a.cols() + b.rows() * b.cols() +
+                                         y.rows * y.cols * (output == Output::add ? 2 : 1));
+  if (operations < kWorth || operations < kWorthOfByte * sizeof(float) * moved) return false;
+  const std::shared_ptr<Accelerator> installed = accelerator();
+  if (installed) installed->multiply(a, b, y, output);
+  return installed != nullptr;
+}
+
+}  // namespace
+
+void product_nt(Matrix<const float> x, Matrix<const float> w, Matrix<float> y, Output output) {
+  if (!accelerated({x}, {w, true}, y, output)) matmul_nt(x, w, y, output);
+}
+
+void product_nn(Matrix<const float> x, Matrix<const float> w, Matrix<float> y, Output output) {
+  if (!accelerated({x}, {w}, y, output)) matmul_nn(x, w, y, output);
+}
+
+void product_tn(Matrix<const float> x, Matrix<const float> w, Matrix<float> y, Output output) {
+  if (!accelerated({x, true}, {w}, y, output)) matmul_tn_serial(x, w, y, 1.0f, output);
 }
 
 namespace {

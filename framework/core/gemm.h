@@ -11,6 +11,14 @@ namespace grinqh {
 
 enum class Output { overwrite, add };
 
+// A matrix as a product takes it: as it is, or transposed.
+struct Factor {
+  Matrix<const float> matrix;
+  bool transposed = false;
+  int64_t rows() const { return transposed ? matrix.cols : matrix.rows; }
+  int64_t cols() const { return transposed ? matrix.rows : matrix.cols; }
+};
+
 // y[T, N] = x[T, K] w[N, K]^T (or +=): a linear layer without bias.
 void matmul_nt(Matrix<const float> x, Matrix<const float> w, Matrix<float> y,
                Output output = Output::overwrite);
@@ -28,6 +36,18 @@ void matmul_nn_serial(Matrix<const float> x, Matrix<const float> w, Matrix<float
 // y[K, N] = x[T, K]^T w[T, N] (or +=), times scale, on the calling thread.
 void matmul_tn_serial(Matrix<const float> x, Matrix<const float> w, Matrix<float> y, float scale = 1.0f,
                       Output output = Output::overwrite);
+
+// Products of methods, which no forward pass depends on: by the installed accelerator (core/accelerator.h)
+// where one is and the product repays the way there, at 2^32 operations and 64 a byte of its matrices, else
+// by the functions above. y[T, N] = x[T, K] w[N, K]^T (or +=).
+void product_nt(Matrix<const float> x, Matrix<const float> w, Matrix<float> y,
+                Output output = Output::overwrite);
+// y[T, N] = x[T, K] w[K, N] (or +=).
+void product_nn(Matrix<const float> x, Matrix<const float> w, Matrix<float> y,
+                Output output = Output::overwrite);
+// y[K, N] = x[T, K]^T w[T, N] (or +=).
+void product_tn(Matrix<const float> x, Matrix<const float> w, Matrix<float> y,
+                Output output = Output::overwrite);
 
 // sum += x^T x, accumulated in float64 from float32 products over at most a batch. x: [T, K]; sum: [K, K], of
 // which the upper triangle is kept.

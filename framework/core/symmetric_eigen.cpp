@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/accelerator.h"
 #include "core/error.h"
 
 extern "C" {
@@ -17,6 +18,7 @@ namespace grinqh {
 
 SymmetricEigen symmetric_eigen(Matrix<const double> a) {
   check(a.rows == a.cols && a.rows > 0, "eigenvectors are those of a square matrix");
+  if (const auto installed = accelerator()) return installed->symmetric_eigen(a);
   const int n = static_cast<int>(a.rows);
   // Column-major: the upper triangle of ours is what LAPACK sees as the lower one.
   std::vector<double> vectors(static_cast<size_t>(a.rows * a.cols)), rising(static_cast<size_t>(n));
@@ -35,9 +37,14 @@ SymmetricEigen symmetric_eigen(Matrix<const double> a) {
           &integers_size, &info);
   if (info != 0) fail("the eigenvectors of a {} x {} matrix were not found (LAPACK dsyevd: {})", n, n, info);
 
+  return falling_eigen(rising, {vectors.data(), n, n});
+}
+
+SymmetricEigen falling_eigen(std::span<const double> rising, Matrix<const double> vectors) {
+  const int64_t n = vectors.rows;
   SymmetricEigen result{{rising.rbegin(), rising.rend()}, MatrixBuffer<double>(n, n)};
   for (int64_t i = 0; i < n; ++i) {
-    const double* vector = vectors.data() + (n - 1 - i) * n;
+    const double* vector = vectors.row(n - 1 - i);
     const double* largest =
         std::max_element(vector, vector + n, [](double x, double y) { return std::abs(x) < std::abs(y); });
     const double sign = *largest < 0 ? -1.0 : 1.0;

@@ -1,6 +1,7 @@
-// Eigenvectors of symmetric matrices, in float64 (LAPACK).
+// Eigenvectors of symmetric matrices, in float64 (LAPACK, or the installed accelerator).
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include "core/matrix.h"
@@ -14,5 +15,8 @@ struct SymmetricEigen {
 
 // a: [n, n], of which the upper triangle is read. Error if the iteration does not converge.
 SymmetricEigen symmetric_eigen(Matrix<const double> a);
+
+// The same from values that rise, as solvers give them, and vectors of any sign: row i belongs to rising[i].
+SymmetricEigen falling_eigen(std::span<const double> rising, Matrix<const double> vectors);
 
 }  // namespace grinqh

@@ -6,7 +6,8 @@
 
 namespace grinqh::cuda {
 
-// Turn the gradient d in the norm's output into that in its input x, in place.
+// Turn the gradient d in the norm's output into that in its input x, in place. weight null: ones. head_dim: a
+// multiple of 8.
 void rms_norm_backward(ConstView x, const float* weight, float eps, View d, Stream stream);
 void rms_norm_heads_backward(ConstView x, const float* weight, int64_t head_dim, float eps, View d,
                              Stream stream);
@@ -15,7 +16,8 @@ void rms_norm_heads_backward(ConstView x, const float* weight, int64_t head_dim,
 void silu_multiply_backward(View gate, View up, ConstView d, Stream stream);
 
 // Whole sequences (past = 0). q, k, v: as the forward pass saw them, after norms and rotation; out: what it
-// gave. d_q, d_k, d_v are overwritten. The same bits from run to run (no atomics).
+// gave. All of one type; head_dim: a multiple of 8 up to 256. d_q, d_k, d_v are overwritten in the sequences'
+// rows; the spans' keys and values are not looked at. The same bits from run to run (no atomics).
 struct AttentionBackward {
   ConstView q, k, v, out, d_out;
   View d_q, d_k, d_v;

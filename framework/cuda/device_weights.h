@@ -15,9 +15,21 @@ class DeviceWeights {
  public:
   virtual ~DeviceWeights() = default;
   // out = D_level - D_minus, [out, in]: exact in float32, rounded once if `out` is bf16. minus = 0: D_level
-  // itself. Levels above 0 are ones that the layer stores.
-  virtual void dequantize(Level level, Level minus, View out, Stream stream) const = 0;
+  // itself. Levels above 0 are ones that the layer stores; minus <= level. Rows of `out` that do not begin
+  // at multiples of 16 bytes are right too, but slow.
+  void dequantize(Level level, Level minus, View out, Stream stream) const;
   virtual int64_t bytes() const = 0;  // of device memory
+
+ protected:
+  DeviceWeights(int64_t out, int64_t in) : out_(out), in_(in) {}
+  int64_t out() const { return out_; }
+  int64_t in() const { return in_; }
+
+ private:
+  // The same where the result is neither empty nor zero throughout: minus < level.
+  virtual void decode(Level level, Level minus, View out, Stream stream) const = 0;
+
+  int64_t out_, in_;
 };
 
 // Copies a layer's buffers to the current device.

@@ -10,7 +10,10 @@ namespace grinqh::cuda {
 
 class Gemm {
  public:
-  Gemm();  // of the current device; algorithms are chosen once per shape and remembered
+  // Of the current device, for one stream at a time (products share a workspace of 64 MiB). Algorithms are
+  // chosen once per shape and remembered; the first product of a large shape tries some, and waits for the
+  // stream. The choice does not change results: all add in the order of K.
+  Gemm();
   ~Gemm();
 
   // y[T, N] = alpha x[T, K] w[N, K]^T + beta y.

@@ -1,5 +1,6 @@
 // Statistics of activations on the device: what calib/collectors.cpp is for the CPU. Sums do not depend on
-// how tokens are cut into calls beyond the rounding of float64 sums, and not on the launch.
+// how tokens are cut into calls beyond the rounding of float64 sums, and not on the GPU. Magnitudes and
+// squares keep partial sums in the pool of the stream.
 #pragma once
 
 #include "cuda/types.h"

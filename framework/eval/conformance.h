@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "core/device.h"
+
 namespace grinqh {
 
 struct Comparison {
@@ -16,8 +18,10 @@ struct Comparison {
 
 // Finds whichever of the files exist in folder or folder/golden and compares them all. BadInput if there is
 // none, or if one or the model is malformed. `texts`: where the texts of perplexity.json are looked for
-// besides the folder; a perplexity whose text is not there is left out.
+// besides the folder; a perplexity whose text is not there is left out. Logits are compared in the device's
+// arithmetic.
 std::vector<Comparison> check_conformance(const std::filesystem::path& folder,
-                                          const std::filesystem::path& texts);
+                                          const std::filesystem::path& texts,
+                                          const DeviceChoice& device = {});
 
 }  // namespace grinqh

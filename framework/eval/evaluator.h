@@ -16,8 +16,8 @@ class ReferenceFeatures {
   virtual ~ReferenceFeatures() = default;
   // Rows of windows [first, first + count). out: [count * context, hidden]
   virtual void read(int64_t first_window, int64_t count, Matrix<float> out) const = 0;
-  // By the float model's own head: a transformed subject has another.
-  virtual void logits(Matrix<const float> features, Matrix<float> logits) const = 0;
+  // Whose head they belong to: a transformed subject has another.
+  virtual const Transformer& transformer() const = 0;
 };
 
 struct EvaluationTask {
@@ -34,11 +34,5 @@ class Evaluator {
   virtual ~Evaluator() = default;
   virtual void run(const EvaluationTask& task, MetricSink& sink) const = 0;
 };
-
-// Windows that are processed together: enough tokens to keep matrix products efficient, few enough to keep
-// activations small.
-int64_t windows_per_batch(int64_t context);
-// Rows of logits that are held at a time.
-int64_t logit_rows(int64_t vocab);
 
 }  // namespace grinqh

@@ -3,23 +3,10 @@
 #include <cmath>
 #include <numeric>
 
-#include "core/parallel.h"
 #include "core/progress.h"
-#include "core/vector_math.h"
 #include "eval/evaluator.h"
-#include "runtime/generate.h"
 
 namespace grinqh {
-
-int64_t windows_per_batch(int64_t context) {
-  constexpr int64_t kBatchTokens = 2048;
-  return std::max<int64_t>(1, kBatchTokens / context);
-}
-
-int64_t logit_rows(int64_t vocab) {
-  constexpr int64_t kLogits = int64_t{1} << 23;  // 32 MiB
-  return std::clamp<int64_t>(kLogits / vocab, 16, 1024);
-}
 
 namespace {
 
@@ -30,6 +17,13 @@ struct Scores {
     nll.resize(tokens);
     for (auto* each : {&nll_float, &kl, &same_top}) each->resize(reference ? tokens : 0);
     for (auto* each : {&bits_codes, &bits_total}) each->resize(bits ? tokens : 0);
+  }
+  void set(size_t at, const TokenScore& score) {
+    nll[at] = score.nll;
+    if (kl.empty()) return;
+    nll_float[at] = score.nll_float;
+    kl[at] = score.kl;
+    same_top[at] = score.same_top ? 1.0 : 0.0;
   }
 };
 
@@ -74,7 +68,7 @@ class Perplexity final : public Evaluator {
     scores.resize(static_cast<size_t>(windows.count() * scored), task.reference != nullptr,
                   task.subject.traffic() != nullptr);
     Progress progress(task.label, windows.count() * context, "tokens");
-    const int64_t step = windows_per_batch(context);
+    const int64_t step = std::max<int64_t>(1, task.subject.transformer().batch_tokens() / context);
     for (int64_t first = 0; first < windows.count(); first += step) {
       const int64_t count = std::min(step, windows.count() - first);
       score_batch(task, first, count, first_row, scored, scores);
@@ -90,45 +84,25 @@ class Perplexity final : public Evaluator {
                           int64_t scored, Scores& scores) {
     const int64_t context = task.windows.context();
     const Matrix<const int32_t> tokens = task.windows.tokens.view().rows_between(first, first + count);
-    const MatrixBuffer<float> features =
-        task.subject.features(Batch::of_windows(tokens, task.prefill_tokens));
+    const Tensor features = task.subject.features(Batch::of_windows(tokens, task.prefill_tokens));
+    std::vector<int32_t> next(static_cast<size_t>(features.rows()), -1);
+    for (int64_t w = 0; w < count; ++w)
+      std::copy_n(tokens.row(w) + first_row + 1, scored,
+                  next.begin() + static_cast<int64_t>(w * context + first_row));
     MatrixBuffer<float> reference(task.reference ? features.rows() : 0, features.cols());
-    if (task.reference) task.reference->read(first, count, reference);
-
-    const int64_t rows = logit_rows(task.subject.vocab());
-    MatrixBuffer<float> logits(rows, task.subject.vocab());
-    MatrixBuffer<float> float_logits(task.reference ? rows : 0, task.subject.vocab());
-    for (int64_t begin = 0; begin < features.rows(); begin += rows) {
-      const int64_t end = std::min(begin + rows, features.rows());
-      const Matrix<float> subject = logits.view().rows_between(0, end - begin);
-      task.subject.logits(features.view().rows_between(begin, end), subject);
-      Matrix<float> original;
-      if (task.reference) {
-        original = float_logits.view().rows_between(0, end - begin);
-        task.reference->logits(reference.view().rows_between(begin, end), original);
-      }
-      parallel_for(end - begin, [&](int64_t r) {
-        const int64_t window = (begin + r) / context, row = (begin + r) % context;
-        if (row < first_row || row + 1 >= context) return;
-        const auto at = static_cast<size_t>((first + window) * scored + row - first_row);
-        const int32_t next = tokens(window, row + 1);
-        score_row(subject.row_span(r), original.empty() ? std::span<const float>() : original.row_span(r),
-                  next, at, scores);
-      });
+    ScoreTask score{features, next};
+    if (task.reference) {
+      task.reference->read(first, count, reference);
+      score.reference = &task.reference->transformer();
+      score.reference_features = reference;
     }
+    std::vector<TokenScore> rows(next.size());
+    task.subject.transformer().score(score, rows);
+    for (int64_t w = 0; w < count; ++w)
+      for (int64_t i = 0; i < scored; ++i)
+        scores.set(static_cast<size_t>((first + w) * scored + i),
+                   rows[static_cast<size_t>(w * context + first_row + i)]);
     if (task.subject.traffic()) count_bits(task, first, count, first_row, scored, scores);
-  }
-
-  static void score_row(std::span<const float> logits, std::span<const float> original, int32_t next,
-                        size_t at, Scores& scores) {
-    const double lse = log_sum_exp(logits);
-    scores.nll[at] = lse - static_cast<double>(logits[static_cast<size_t>(next)]);
-    if (original.empty()) return;
-    const double lse_float = log_sum_exp(original);
-    scores.nll_float[at] = lse_float - static_cast<double>(original[static_cast<size_t>(next)]);
-    // KL(p || q) = E_p[p's logits - q's logits] + log Z_q - log Z_p.
-    scores.kl[at] = expected_difference(original, logits, static_cast<float>(lse_float)) + lse - lse_float;
-    scores.same_top[at] = argmax(logits) == argmax(original) ? 1.0 : 0.0;
   }
 
   // Bits a weight of the row that predicts each scored token; the row before a continuation is prefill and

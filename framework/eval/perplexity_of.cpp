@@ -5,7 +5,7 @@
 
 #include "core/text.h"
 #include "eval/evaluator.h"
-#include "model/tokenizer.h"
+#include "model/model_text.h"
 
 namespace grinqh {
 
@@ -24,14 +24,13 @@ class Scalars final : public MetricSink {
 }  // namespace
 
 TextPerplexity perplexity_of(const Model& model, const std::filesystem::path& text, std::string_view protocol,
-                             int64_t context) {
-  const Tokenizer tokenizer(model.folder / "tokenizer.json");
-  const std::vector<int32_t> tokens =
-      encode_for_model(tokenizer, read_file(text.string(), "text"), model.config.vocab, text.string());
+                             int64_t context, const DeviceChoice& device) {
+  const ModelText tokens_of(model);
+  const std::vector<int32_t> tokens = tokens_of.encode(read_file(text.string(), "text"), text.string());
   const Windows windows =
-      cut_windows(protocol, tokens, context, model.config, tokenizer.adds_bos(), text.string());
-  const Transformer transformer(model);
-  FloatModel subject(transformer);
+      cut_windows(protocol, tokens, context, model.config, tokens_of.adds_bos(), text.string());
+  const auto transformer = make_transformer(model, device);
+  FloatModel subject(*transformer);
   Scalars scalars;
   const auto start = std::chrono::steady_clock::now();
   Registry<Evaluator>::get()

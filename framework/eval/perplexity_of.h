@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <string_view>
 
+#include "core/device.h"
 #include "model/model.h"
 
 namespace grinqh {
@@ -16,6 +17,6 @@ struct TextPerplexity {
 };
 
 TextPerplexity perplexity_of(const Model& model, const std::filesystem::path& text, std::string_view protocol,
-                             int64_t context);
+                             int64_t context, const DeviceChoice& device = {});
 
 }  // namespace grinqh

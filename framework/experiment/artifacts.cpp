@@ -49,9 +49,7 @@ class StoredFeatures final : public ReferenceFeatures {
     dataset_.read_rows<float>(first_window * context_, (first_window + count) * context_,
                               {out.data, static_cast<size_t>(out.rows * out.cols)});
   }
-  void logits(Matrix<const float> features, Matrix<float> logits) const override {
-    transformer_.head(features, logits);
-  }
+  const Transformer& transformer() const override { return transformer_; }
 
  private:
   hdf5::Dataset dataset_;
@@ -64,13 +62,14 @@ void compute_features(const fs::path& path, const Transformer& transformer, cons
     const int64_t context = windows.context(), hidden = transformer.hidden();
     hdf5::Dataset dataset =
         root.create_dataset("features", hdf5::ElementType::f32, {windows.count() * context, hidden});
-    FloatLinears linears;
+    const auto linears = transformer.float_linears();
     Progress progress("float reference", windows.count() * context, "tokens");
-    const int64_t step = windows_per_batch(context);
+    const int64_t step = std::max<int64_t>(1, transformer.batch_tokens() / context);
     for (int64_t first = 0; first < windows.count(); first += step) {
       const int64_t count = std::min(step, windows.count() - first);
       const Matrix<const int32_t> tokens = windows.tokens.view().rows_between(first, first + count);
-      const MatrixBuffer<float> features = transformer.run(Batch::of_windows(tokens, context), linears);
+      const MatrixBuffer<float> features =
+          transformer.to_host(transformer.run(Batch::of_windows(tokens, context), *linears));
       dataset.write_rows<float>(first * context, (first + count) * context,
                                 {features.data(), static_cast<size_t>(features.size())});
       progress.advance(count * context);

@@ -39,14 +39,13 @@ Json evaluation_identity(const EvaluationSpec& evaluation) {
 }  // namespace
 
 ModelStage::ModelStage(const ExperimentSpec& spec, const fs::path& folder)
-    : model(load_model(folder)), transformer(model) {
-  const Tokenizer tokenizer(folder / "tokenizer.json");
+    : model(load_model(folder)), device(spec.device) {
+  const ModelText tokens_of(model);
   for (const EvaluationSpec& evaluation : spec.evaluations) {
     const std::string source = evaluation.text.string();
-    const std::vector<int32_t> tokens =
-        encode_for_model(tokenizer, read_file(source, "text"), model.config.vocab, source);
+    const std::vector<int32_t> tokens = tokens_of.encode(read_file(source, "text"), source);
     windows.push_back(cut_windows(evaluation.protocol, tokens, evaluation.context, model.config,
-                                  tokenizer.adds_bos(), source));
+                                  tokens_of.adds_bos(), source));
   }
   const CalibrationSpec& calibration = spec.calibration;
   const bool calibrates = needs_calibration(spec);
@@ -64,11 +63,22 @@ ModelStage::ModelStage(const ExperimentSpec& spec, const fs::path& folder)
   } else if (calibrates) {
     const std::string text = read_file(calibration.text, "calibration text");
     calibration_identity["text"] = digest_of(text);
-    calibration_tokens = encode_for_model(tokenizer, text, model.config.vocab, calibration.text);
+    calibration_tokens = tokens_of.encode(text, calibration.text);
     if (static_cast<int64_t>(calibration_tokens.size()) < calibration.context)
       bad_input("{}: the text has {} tokens, one calibration window needs {}", calibration.text,
                 calibration_tokens.size(), calibration.context);
   }
+}
+
+const Transformer& ModelStage::transformer() const {
+  if (!transformer_) transformer_ = make_transformer(model, device);
+  return *transformer_;
+}
+
+void add_device(const DeviceChoice& device, Json& identity) {
+  if (device.device == Device::cpu) return;
+  identity["device"] = to_string(device.device);
+  identity["arithmetic"] = device.arithmetic == Arithmetic::native ? "bf16" : "fp32";
 }
 
 std::string Cell::name() const {
@@ -96,6 +106,7 @@ Json quantization_identity(const ExperimentSpec& spec, const ModelStage& stage, 
                 {"seed", spec.seed}};
   if (!method.transforms.empty()) identity["transform"] = to_json(method.transforms);
   if (method.calibrates()) identity["calibration"] = stage.calibration_identity;
+  add_device(spec.device, identity);
   return identity;
 }
 
@@ -151,7 +162,8 @@ std::string cell_toml(const ExperimentSpec& spec, const Cell& cell) {
   const CalibrationSpec& calibration = spec.calibration;
   return to_toml({{"title", spec.title},
                   {"seed", spec.seed},
-                  {"device", spec.device},
+                  {"device", to_string(spec.device.device)},
+                  {"arithmetic", spec.device.arithmetic == Arithmetic::native ? "auto" : "fp32"},
                   {"models", Json::array({{{"path", cell.stage->model.folder.string()}}})},
                   {"calibration",
                    {{"text", calibration.text},

@@ -7,7 +7,7 @@
 
 #include "experiment/artifacts.h"
 #include "experiment/spec.h"
-#include "model/tokenizer.h"
+#include "model/model_text.h"
 
 namespace grinqh {
 
@@ -16,12 +16,23 @@ struct ModelStage {
   // Loads and checks; BadInput for a bad model folder, or a text that is too short for it.
   ModelStage(const ExperimentSpec& spec, const std::filesystem::path& folder);
 
+  // Where the experiment computes; made, and its memory taken, when it is first asked for.
+  const Transformer& transformer() const;
+  // Gives the device's memory back.
+  void release() const { transformer_.reset(); }
+
   Model model;
-  Transformer transformer;
+  DeviceChoice device;
   std::vector<Windows> windows;             // of every evaluation
   Json calibration_identity;                // what the calibration windows depend on
   std::vector<int32_t> calibration_tokens;  // of the calibration text; empty if it is "self" or not needed
+
+ private:
+  mutable std::unique_ptr<Transformer> transformer_;
 };
+
+// What results depend on of a device: nothing on the CPU, whose results do not depend on the machine's kind.
+void add_device(const DeviceChoice& device, Json& identity);
 
 struct Cell {
   const ModelStage* stage = nullptr;

@@ -4,7 +4,7 @@
 #include "core/digest.h"
 #include "core/registry.h"
 #include "core/text.h"
-#include "model/tokenizer.h"
+#include "model/model_text.h"
 
 namespace grinqh {
 
@@ -34,9 +34,8 @@ void plan_policy(PrecisionPolicy& policy, const MethodSpec& method, const Transf
   if (wanted.text.empty()) {
     windows = sources.calibration_windows(wanted.windows, wanted.context);
   } else {
-    const Tokenizer tokenizer(transformer.model().folder / "tokenizer.json");
     const std::vector<int32_t> tokens =
-        encode_for_model(tokenizer, read_file(wanted.text, "validation text"), config.vocab, wanted.text);
+        ModelText(transformer.model()).encode(read_file(wanted.text, "validation text"), wanted.text);
     if (static_cast<int64_t>(tokens.size()) < wanted.context)
       bad_input("{}: the text has {} tokens, one validation window needs {}", wanted.text, tokens.size(),
                 wanted.context);

@@ -10,6 +10,7 @@
 #include "core/gemm.h"
 #include "core/parallel.h"
 #include "revision.h"
+#include "runtime/backend.h"
 
 namespace grinqh {
 
@@ -29,7 +30,7 @@ std::string host() {
 
 }  // namespace
 
-std::map<std::string, std::string> environment_provenance() {
+std::map<std::string, std::string> environment_provenance(const DeviceChoice& device) {
   return {
       {"version", GRINQH_VERSION},
       {"commit", GRINQH_COMMIT},
@@ -39,6 +40,7 @@ std::map<std::string, std::string> environment_provenance() {
       {"compiler", __VERSION__},
       {"libraries", blas_version()},
       {"threads", std::to_string(threads())},
+      {"device", device.device == Device::cpu ? processor() : backend_of(device.device).description(device)},
       {"started_utc", fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::chrono::system_clock::now()))}};
 }
 

@@ -4,9 +4,11 @@
 #include <map>
 #include <string>
 
+#include "core/device.h"
+
 namespace grinqh {
 
-// Version, commit, dirty tree, host, processor, compiler, libraries, threads and time, as text.
-std::map<std::string, std::string> environment_provenance();
+// Version, commit, dirty tree, host, processor, device, compiler, libraries, threads and time, as text.
+std::map<std::string, std::string> environment_provenance(const DeviceChoice& device);
 
 }  // namespace grinqh

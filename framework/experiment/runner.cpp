@@ -41,13 +41,22 @@ struct QuantizationGroup {
 
 // A model as the transforms of some methods left it.
 struct TransformedStage {
-  TransformedStage(std::string its_key, TransformedModel transformed, double took)
-      : key(std::move(its_key)), result(std::move(transformed)), transformer(result.model), seconds(took) {}
+  TransformedStage(std::string its_key, TransformedModel transformed, const DeviceChoice& device, double took)
+      : key(std::move(its_key)),
+        result(std::move(transformed)),
+        transformer(make_transformer(result.model, device)),
+        seconds(took) {}
   std::string key;
   TransformedModel result;
-  Transformer transformer;
+  std::unique_ptr<Transformer> transformer;
   double seconds;
 };
+
+// "cpu", "cuda", "cuda fp32": what results of the device are told apart by.
+std::string device_column(const DeviceChoice& device) {
+  return fmt::format("{}{}", to_string(device.device),
+                     device.device != Device::cpu && device.arithmetic == Arithmetic::float32 ? " fp32" : "");
+}
 
 class Runner {
  public:
@@ -55,7 +64,7 @@ class Runner {
       : spec_(spec),
         options_(options),
         cache_(options.folder / "cache"),
-        environment_(environment_provenance()) {
+        environment_(environment_provenance(spec.device)) {
     for (const MethodSpec& method : spec.methods) rehearse(method);
     for (const auto& folder : spec.models) stages_.push_back(std::make_unique<ModelStage>(spec, folder));
     cells_ = make_cells(spec, stages_, options.folder);
@@ -74,8 +83,17 @@ class Runner {
     if (outcome_.reused < static_cast<int64_t>(cells_.size())) PartFile(options_.folder / "writable");
     // Groups of one transformed model side by side, as it is made for them and dropped after.
     std::ranges::stable_sort(groups, {}, &QuantizationGroup::first);
-    for (const QuantizationGroup& group : groups)
-      if (!group.pending.empty()) run_group(group);
+    const ModelStage* current = nullptr;
+    for (const QuantizationGroup& group : groups) {
+      if (group.pending.empty()) continue;
+      const ModelStage* stage = group.pending.front()->stage;
+      if (current && current != stage) {
+        transformed_.reset();
+        current->release();
+      }
+      current = stage;
+      run_group(group);
+    }
     for (const Cell& cell : cells_)
       if (std::filesystem::exists(cell.path)) outcome_.results.push_back(cell.path);
     return outcome_;
@@ -162,6 +180,7 @@ class Runner {
     Json identity = stage.calibration_identity;
     identity.erase("inputs");
     identity["model"] = model.digest;
+    add_device(stage.device, identity);
     return digest_of(identity.dump());
   }
 
@@ -169,21 +188,21 @@ class Runner {
   const Transformer& subject(const Cell& cell) {
     const ModelStage& stage = *cell.stage;
     const std::vector<PluginSpec>& transforms = cell.method->transforms;
-    if (transforms.empty()) return stage.transformer;
+    if (transforms.empty()) return stage.transformer();
     const Json identity{{"model", stage.model.digest},
                         {"transform", to_json(transforms)},
                         {"calibration", stage.calibration_identity},
                         {"seed", spec_.seed}};
     const std::string key = identity.dump();
-    if (transformed_ && transformed_->key == key) return transformed_->transformer;
+    if (transformed_ && transformed_->key == key) return *transformed_->transformer;
     transformed_.reset();  // before the next one takes memory
     const MatrixBuffer<int32_t> windows =
         calibration_windows(stage, spec_.calibration.windows, spec_.calibration.context);
     const Stopwatch watch;
     TransformedModel result =
-        apply_transforms(transforms, stage.model, windows, static_cast<uint64_t>(spec_.seed));
-    transformed_ = std::make_unique<TransformedStage>(key, std::move(result), watch.seconds());
-    return transformed_->transformer;
+        apply_transforms(transforms, stage.model, windows, static_cast<uint64_t>(spec_.seed), spec_.device);
+    transformed_ = std::make_unique<TransformedStage>(key, std::move(result), spec_.device, watch.seconds());
+    return *transformed_->transformer;
   }
 
   MatrixBuffer<int32_t> calibration_windows(const ModelStage& stage, int64_t windows, int64_t context) const {
@@ -194,10 +213,11 @@ class Runner {
                   stage.calibration_tokens.size(), context);
       return spread_windows(stage.calibration_tokens, windows, context);
     }
-    const Json identity{
+    Json identity{
         {"model", stage.model.digest}, {"windows", windows}, {"context", context}, {"seed", spec_.seed}};
+    add_device(spec_.device, identity);
     return cache_.windows(digest_of(identity.dump()), [&] {
-      return sample_windows(stage.transformer, windows, context, static_cast<uint64_t>(spec_.seed));
+      return sample_windows(stage.transformer(), windows, context, static_cast<uint64_t>(spec_.seed));
     });
   }
 
@@ -258,7 +278,8 @@ class Runner {
           .add(std::as_bytes(
               std::span(cell.windows->tokens.data(), static_cast<size_t>(cell.windows->tokens.size()))));
       key.add_field(std::to_string(cell.windows->context()));
-      reference = cache_.features(key.hex(), stage.transformer, *cell.windows);
+      if (spec_.device.device != Device::cpu) key.add_field(device_column(spec_.device));
+      reference = cache_.features(key.hex(), stage.transformer(), *cell.windows);
     }
     QuantizedLanguageModel model(subject(cell), quantized, &policy, cell.method->prefill_level);
     const auto evaluator =
@@ -277,7 +298,7 @@ class Runner {
       result.provenance("transform_logits_error", fmt::format("{:.2e}", transformed_->result.logits_error));
     std::set<std::string> kernels;  // that ran
     for (const auto& [id, layer] : quantized.layers) {
-      const Kernel& kernel = find_kernel(layer->layout(), Device::cpu);
+      const Kernel& kernel = find_kernel(layer->layout(), spec_.device.device);
       kernels.insert(fmt::format("{}/{}/{}", kernel.layout, to_string(kernel.device), kernel.name));
     }
     result.provenance("kernels", join(std::vector<std::string>(kernels.begin(), kernels.end()), ", "));
@@ -311,7 +332,7 @@ class Runner {
     result.text("policy", cell.method->policy.name);
     result.text("options", options.dump());
     result.text("label", cell.method->label);
-    result.text("device", "cpu");
+    result.text("device", device_column(spec_.device));
     result.text("dataset", cell.evaluation->text.filename().string());
     result.text("protocol", cell.evaluation->protocol);
     result.text("phase", to_string(cell.evaluation->phase));

@@ -6,6 +6,7 @@
 #include "core/registry.h"
 #include "core/text.h"
 #include "eval/evaluator.h"
+#include "model/synthetic.h"
 
 namespace grinqh {
 
@@ -27,13 +28,15 @@ fs::path find_path(const Setting& setting, const std::string& key, const fs::pat
 }
 
 struct TopLevel {
-  std::string title = "untitled", device = "auto";
+  std::string title = "untitled", device = "auto", arithmetic = "auto";
   int64_t seed = 0;
   template <class V>
   void fields(V& v) {
     v("title", title, "heading of the report, and the name of the results' folder");
     v("seed", seed, Range{0, 0x1p53}, "of everything random");
-    v("device", device, "auto, cpu or cuda");
+    v("device", device, "auto, cpu, cuda or cuda:N");
+    v("arithmetic", arithmetic, OneOf{{"auto", "bf16", "fp32"}},
+      "of products on a GPU: bf16 with float32 sums (auto), or float32 throughout");
   }
 };
 
@@ -162,13 +165,17 @@ ExperimentSpec read_experiment(const ConfigTable& config, const fs::path& folder
   ExperimentSpec spec;
   spec.title = top.title;
   spec.seed = top.seed;
-  spec.device = top.device;
-  parse_device(config.has("device") ? config.at("device").where : config.where(), top.device);
+  spec.device = parse_device(config.has("device") ? config.at("device").where : config.where(), top.device,
+                             top.arithmetic);
   for (const char* list : {"models", "methods", "evaluations"})
     if (config.tables(list).empty()) bad_input("{}: at least one [[{}]] is needed", config.where(), list);
   for (const ConfigTable& table : config.tables("models")) {
     reject_unknown(table, "[[models]]", {"path"});
-    spec.models.push_back(find_path(table.at("path"), "path", folder));
+    const Setting& path = table.at("path");
+    if (path.value.is_string() && is_preset(path.value.get<std::string>()))
+      spec.models.emplace_back(path.value.get<std::string>());
+    else
+      spec.models.push_back(find_path(path, "path", folder));
   }
   spec.calibration = read_calibration(config.table("calibration"), folder);
   for (const ConfigTable& table : config.tables("methods"))

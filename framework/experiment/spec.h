@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "calib/calibrate.h"
+#include "core/device.h"
 #include "core/options.h"
 #include "experiment/config_table.h"
 
@@ -58,7 +59,7 @@ std::string_view to_string(EvaluationPhase phase);
 struct ExperimentSpec {
   std::string title;
   int64_t seed = 0;
-  std::string device = "auto";
+  DeviceChoice device;
   std::vector<std::filesystem::path> models;
   CalibrationSpec calibration;
   std::vector<MethodSpec> methods;

@@ -64,7 +64,7 @@ void rehearse_transforms(const std::vector<PluginSpec>& transforms) {
   for (int64_t i = 0; i < windows.size(); ++i)
     windows.data()[i] = static_cast<int32_t>(rng.below(static_cast<uint64_t>(model.config.vocab)));
   try {
-    apply_transforms(transforms, model, windows, 0, false);
+    apply_transforms(transforms, model, windows, 0, {}, false);
   } catch (const BadInput& error) {
     bad_input("{}: {}", transforms.front().where, error.what());
   }

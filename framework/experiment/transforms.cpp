@@ -58,11 +58,12 @@ Json to_json(const std::vector<PluginSpec>& transforms) {
 }
 
 TransformedModel apply_transforms(const std::vector<PluginSpec>& transforms, const Model& model,
-                                  Matrix<const int32_t> windows, uint64_t seed, bool shows_progress) {
+                                  Matrix<const int32_t> windows, uint64_t seed, const DeviceChoice& device,
+                                  bool shows_progress) {
   std::vector<NamedTransform> named;
   for (const PluginSpec& each : transforms)
     named.push_back({each.name, Registry<ModelTransform>::get().make(each.name, each.settings)});
-  return transform_model(model, named, windows, seed, shows_progress);
+  return transform_model(model, named, windows, seed, shows_progress, device);
 }
 
 }  // namespace grinqh

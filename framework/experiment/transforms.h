@@ -23,6 +23,7 @@ void rehearse_transforms(const std::vector<PluginSpec>& transforms);
 
 // The model as the transforms leave it. windows: of the calibration.
 TransformedModel apply_transforms(const std::vector<PluginSpec>& transforms, const Model& model,
-                                  Matrix<const int32_t> windows, uint64_t seed, bool shows_progress = true);
+                                  Matrix<const int32_t> windows, uint64_t seed,
+                                  const DeviceChoice& device = {}, bool shows_progress = true);
 
 }  // namespace grinqh

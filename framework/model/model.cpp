@@ -2,6 +2,7 @@
 
 #include "core/digest.h"
 #include "core/error.h"
+#include "model/synthetic.h"
 
 namespace grinqh {
 
@@ -60,6 +61,7 @@ std::string Model::name() const {
 }
 
 Model load_model(const std::filesystem::path& folder) {
+  if (is_preset(folder.string()) && !std::filesystem::exists(folder)) return make_preset(folder.string());
   Model model;
   model.folder = folder;
   model.config = read_model_config(folder);

@@ -26,7 +26,8 @@ struct BlockWeights {
 };
 
 struct Model {
-  std::filesystem::path folder;
+  std::filesystem::path folder;  // or the name of a preset
+  bool synthetic = false;        // of random weights, without a folder (model/synthetic.h)
   ModelConfig config;
   TensorView embedding;   // [vocab, hidden]
   TensorView final_norm;  // [hidden]
@@ -38,7 +39,8 @@ struct Model {
   std::string name() const;  // last component of the folder
 };
 
-// BadInput for whatever is wrong with the folder: see Checkpoint and read_model_config.
+// A preset's name stands for the model it names. BadInput for whatever is wrong with the folder: see
+// Checkpoint and read_model_config.
 Model load_model(const std::filesystem::path& folder);
 
 }  // namespace grinqh

@@ -1,5 +1,5 @@
 // Affine grids of fixed width, as round-to-nearest methods use them: weight = scale (code - zero), zero an
-// integer. The rule is the one of the GPTQ authors' quantizer: asymmetric ranges always include zero.
+// integer. The rule itself is quant/rounding_rules.h, which devices share.
 #pragma once
 
 #include <cstdint>
@@ -7,13 +7,9 @@
 #include <string>
 
 #include "core/options.h"
+#include "quant/rounding_rules.h"
 
 namespace grinqh {
-
-struct AffineGrid {
-  uint16_t scale;  // float16, as it is stored
-  uint8_t zero;
-};
 
 // Whether and how a group's range is shrunk for the least sum of |weight - decoded|^norm. The options of
 // every method that fits its grids so.
@@ -38,16 +34,24 @@ struct AffineGridRule {
   ClipSearch clip = {};
 
   int top_code() const { return (1 << bits) - 1; }
+  // The same as plain data.
+  AffineRule plain() const;
   // The grid of a group's range, or of the best share of it. BadInput naming the layer if the scale does not
   // fit into float16.
   AffineGrid fit(std::span<const float> group, const std::string& layer) const;
-  uint8_t round(float value, const AffineGrid& grid) const;
-  float decode(uint8_t code, const AffineGrid& grid) const;
 
- private:
-  AffineGrid of_range(float low, float high, const std::string& layer) const;
-  // Sum over the group of |weight - decoded|^norm; some number above `enough` if it is above that.
-  double error(std::span<const float> group, const AffineGrid& grid, double enough) const;
+  uint8_t round(float value, const AffineGrid& grid) const {
+    return static_cast<uint8_t>(
+        affine_code(value, from_half(grid.scale), grid.zero, static_cast<float>(top_code())));
+  }
+  // Of a group's weights, to as many codes.
+  void round(std::span<const float> group, const AffineGrid& grid, uint8_t* codes) const;
+  float decode(uint8_t code, const AffineGrid& grid) const {
+    return affine_value(code, from_half(grid.scale), grid.zero);
+  }
 };
+
+// BadInput naming the layer and the scale.
+[[noreturn]] void refuse_scale(const std::string& layer, float scale);
 
 }  // namespace grinqh

@@ -1,8 +1,9 @@
 #include "quant/column_feedback.h"
 
 #include <algorithm>
-#include <vector>
+#include <variant>
 
+#include "core/accelerator.h"
 #include "core/error.h"
 #include "core/gemm.h"
 #include "core/parallel.h"
@@ -65,19 +66,28 @@ MatrixBuffer<float> drift_feedback(Matrix<const float> input_drift, const Invers
   const int64_t in = factor.upper.rows();
   check(input_drift.rows == in && input_drift.cols == in, "a drift of the layer's inputs");
   MatrixBuffer<float> response(in, in), feedback(in, in);
-  matmul_nt(input_drift, factor.upper.view(), response.view());
-  for (int64_t i = 0; i < in; ++i)
+  product_nt(input_drift, factor.upper.view(), response.view());
+  parallel_for(in, [&](int64_t i) {
     for (int64_t j = 0; j < in; ++j)
       response.row(i)[j] = j > i ? static_cast<float>(alpha) * response.row(i)[j] : 0.0f;
-  matmul_nn(response.view(), factor.upper.view(), feedback.view());
+  });
+  product_nn(response.view(), factor.upper.view(), feedback.view());
   return feedback;
 }
 
 void round_with_feedback(Matrix<const float> weight, const InverseFactor& factor,
-                         const FeedbackOptions& options, const RoundColumn& round) {
+                         const FeedbackOptions& options, const ColumnRounding& rounding) {
   check(factor.upper.rows() == weight.cols, "a factor of the layer's inputs");
   check(options.drift.empty() || (options.drift.rows == weight.cols && options.drift.cols == weight.cols),
         "drift feedback of the layer's inputs");
+  if (const auto* affine = std::get_if<AffineRounding>(&rounding))
+    check(!affine->fit || affine->inputs.empty(), "grids are fitted in the inputs' own order alone");
+  const auto* by_callback = std::get_if<HostRounding>(&rounding);
+  if (const auto installed = accelerator()) {
+    if (!by_callback) return installed->round_with_feedback({weight, factor, options, rounding});
+    if (by_callback->notes) (*by_callback->notes)["feedback_on_host"] = 1;
+  }
+  const RoundColumn round = std::visit([](const auto& each) { return host_rounding(each); }, rounding);
   parallel_for((weight.rows + kSliceRows - 1) / kSliceRows, [&](int64_t slice) {
     const int64_t begin = slice * kSliceRows;
     round_slice(weight, begin, std::min(begin + kSliceRows, weight.rows), factor.upper.view(), options,

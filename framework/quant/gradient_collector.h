@@ -4,7 +4,7 @@
 #include <string_view>
 #include <vector>
 
-#include "core/matrix.h"
+#include "core/tensor.h"
 
 namespace grinqh {
 
@@ -16,7 +16,7 @@ class GradientCollector {
   virtual ~GradientCollector() = default;
   // x: [tokens, in], dy: [tokens, out], the gradient in y of the sequence's next-token cross-entropy, summed
   // over its tokens - 1 predictions. The gradient in W is dy^T x; the last token predicts nothing.
-  virtual void observe(Matrix<const float> x, Matrix<const float> dy) = 0;
+  virtual void observe(ConstActivations x, ConstActivations dy) = 0;
   virtual std::vector<float> finish() = 0;
 };
 

@@ -27,19 +27,36 @@ MagnitudeDistribution distribution(std::span<const float> histogram, int64_t cha
 
 MatrixBuffer<double> level_errors(Matrix<const float> weight, const QuantizedLinear& quantized,
                                   std::span<const Level> levels, std::span<const float> row_weights) {
+  // Rows are decoded many at a time, and each channel then adds them up in their order, whatever the threads.
+  constexpr int64_t kRows = 1024, kTaskRows = 64, kTaskChannels = 64;
   const int64_t in = weight.cols;
   auto errors = MatrixBuffer<double>::zeroed(static_cast<int64_t>(levels.size()), in);
+  MatrixBuffer<float> decoded(std::min(kRows, weight.rows), in);
   for (size_t k = 0; k < levels.size(); ++k) {
-    const MatrixBuffer<float> decoded =
-        levels[k] == 0 ? MatrixBuffer<float>::zeroed(weight.rows, in) : quantized.dequantize(levels[k]);
+    const Level level = levels[k] == 0 ? levels[k] : quantized.resolve(levels[k]);
+    const std::vector<Level> everywhere(static_cast<size_t>(in), level);
     double* error = errors.row(static_cast<int64_t>(k));
-    for (int64_t row = 0; row < weight.rows; ++row) {
-      const double counts = row_weights.empty() ? 1.0 : row_weights[static_cast<size_t>(row)];
-      for (int64_t i = 0; i < in; ++i) {
-        const double difference =
-            static_cast<double>(weight(row, i)) - static_cast<double>(decoded.row(row)[i]);
-        error[i] += counts * difference * difference;
-      }
+    for (int64_t first = 0; first < weight.rows; first += kRows) {
+      const int64_t rows = std::min(kRows, weight.rows - first);
+      parallel_for((rows + kTaskRows - 1) / kTaskRows, [&](int64_t task) {
+        const int64_t begin = task * kTaskRows, end = std::min(begin + kTaskRows, rows);
+        const Matrix<float> part = decoded.view().rows_between(begin, end);
+        if (level == 0)
+          std::fill_n(part.data, part.rows * in, 0.0f);
+        else
+          quantized.dequantize_rows(everywhere, first + begin, first + end, part);
+      });
+      parallel_for((in + kTaskChannels - 1) / kTaskChannels, [&](int64_t task) {
+        const int64_t begin = task * kTaskChannels, end = std::min(begin + kTaskChannels, in);
+        for (int64_t row = 0; row < rows; ++row) {
+          const double counts = row_weights.empty() ? 1.0 : row_weights[static_cast<size_t>(first + row)];
+          for (int64_t i = begin; i < end; ++i) {
+            const double difference =
+                static_cast<double>(weight(first + row, i)) - static_cast<double>(decoded.row(row)[i]);
+            error[i] += counts * difference * difference;
+          }
+        }
+      });
     }
   }
   return errors;
@@ -79,13 +96,19 @@ LayerBits::LayerBits(std::span<const float> histogram, Matrix<const float> thres
 }
 
 double LayerBits::mean(double scale) const {
-  double sum = 0;
-  for (int64_t k = 0; k < thresholds_.rows; ++k) {
-    const auto at = static_cast<size_t>(k);
-    for (int64_t i = 0; i < thresholds_.cols; ++i)
-      sum += (levels_[at + 1] - levels_[at]) *
-             channels_[static_cast<size_t>(i)].share_above(scale * static_cast<double>(thresholds_(k, i)));
-  }
+  constexpr int64_t kTaskChannels = 512;
+  const int64_t steps = thresholds_.rows, in = thresholds_.cols;
+  MatrixBuffer<double> bits(steps, in);
+  parallel_for((in + kTaskChannels - 1) / kTaskChannels, [&](int64_t task) {
+    const int64_t begin = task * kTaskChannels, end = std::min(begin + kTaskChannels, in);
+    for (int64_t k = 0; k < steps; ++k)
+      for (int64_t i = begin; i < end; ++i)
+        bits.row(k)[i] =
+            (levels_[static_cast<size_t>(k + 1)] - levels_[static_cast<size_t>(k)]) *
+            channels_[static_cast<size_t>(i)].share_above(scale * static_cast<double>(thresholds_(k, i)));
+  });
+  double sum = 0;  // in one order, whatever the threads
+  for (int64_t i = 0; i < bits.size(); ++i) sum += bits.data()[i];
   return levels_[0] + sum / static_cast<double>(thresholds_.cols);
 }
 

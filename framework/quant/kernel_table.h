@@ -16,6 +16,7 @@ struct ForwardArgs {
   Precision precision;
 };
 
+// Null for the kernels of a device that keeps activations to itself: its module calls them by its own means.
 using ForwardKernel = void (*)(const QuantizedLinear&, const ForwardArgs&);
 
 struct Kernel {

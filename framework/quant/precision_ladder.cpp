@@ -53,6 +53,10 @@ const PrecisionPolicy& PrecisionLadder::serving(Level precision) const {
   return *rung->policy;
 }
 
+bool PrecisionLadder::looks_at_inputs() const {
+  return std::ranges::any_of(rungs_, [](const Rung& rung) { return rung.policy->looks_at_inputs(); });
+}
+
 Precision PrecisionLadder::choose(const std::string& layer, std::span<const Step> steps,
                                   std::span<const Level> precisions, Matrix<const float> x,
                                   Matrix<Level> scratch) const {

@@ -26,6 +26,7 @@ class PrecisionLadder {
   void tune(BlockTrial& trial);
   Json findings() const;  // of each rung, under its precision; null: none has any
 
+  bool looks_at_inputs() const;
   // precisions: [tokens], each one of the constructor's.
   Precision choose(const std::string& layer, std::span<const Step> steps, std::span<const Level> precisions,
                    Matrix<const float> x, Matrix<Level> scratch) const;

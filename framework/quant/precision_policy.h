@@ -9,6 +9,7 @@
 
 #include "core/matrix.h"
 #include "core/registry.h"
+#include "quant/channel_grading.h"
 #include "quant/precision.h"
 #include "quant/quantized_linear.h"
 #include "quant/quantizer.h"
@@ -55,11 +56,19 @@ class PrecisionPolicy {
   // What was decided from data, for the record; null: nothing.
   virtual Json findings() const { return nullptr; }
 
+  // How one layer's channels are graded; null for a policy that chooses by itself. What is pointed to stays
+  // as it is until the next call of prepare(), allot() or tune().
+  virtual const ChannelGrading* grading(const std::string& layer) const {
+    (void)layer;
+    return nullptr;
+  }
   // Levels for a batch of decoded tokens at the inputs of one layer. x: [tokens, in], steps: [tokens]. A
   // policy that grades channels fills `scratch` [tokens, in] and returns a view of it; one that does not
-  // leaves it be.
+  // leaves it be. By default what grading() says.
   virtual Precision choose(const std::string& layer, std::span<const Step> steps, Matrix<const float> x,
-                           Matrix<Level> scratch) const = 0;
+                           Matrix<Level> scratch) const;
+  // Whether choose() looks at x: a device that keeps x to itself must fetch it for a policy that does.
+  virtual bool looks_at_inputs() const { return true; }
 
   // Constants [out] that decoded tokens add to the layer's outputs, stored as float16; empty: none.
   virtual std::span<const float> offset(const std::string& layer) const {

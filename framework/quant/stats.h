@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "core/error.h"
-#include "core/matrix.h"
+#include "core/tensor.h"
 
 namespace grinqh {
 
@@ -44,7 +44,7 @@ class Collector {
  public:
   static constexpr std::string_view kind = "collector";
   virtual ~Collector() = default;
-  virtual void observe(Matrix<const float> x) = 0;  // [tokens, in]
+  virtual void observe(ConstActivations x) = 0;  // [tokens, in]
   virtual std::vector<float> finish() = 0;
 };
 
@@ -53,7 +53,7 @@ class DriftCollector {
  public:
   static constexpr std::string_view kind = "collector";
   virtual ~DriftCollector() = default;
-  virtual void observe(Matrix<const float> x, Matrix<const float> x_float) = 0;  // [tokens, in] both
+  virtual void observe(ConstActivations x, ConstActivations x_float) = 0;  // [tokens, in] both
   virtual std::vector<float> finish() = 0;
 };
 

@@ -32,9 +32,9 @@ void require_finite(Matrix<const float> x, const std::string& layer, const char*
 
 class CheckedLinears final : public LinearExecutor {
  public:
-  void run(const LinearWeights& linear, Matrix<const float> x, Matrix<float> y) override {
+  void run(const LinearWeights& linear, ConstActivations x, Activations y) override {
     inner_.run(linear, x, y);
-    require_finite(y, linear.id, "its output");
+    require_finite(y.matrix(), linear.id, "its output");
   }
 
  private:
@@ -51,7 +51,9 @@ class TapedLinears final : public LinearExecutor {
  public:
   TapedLinears(const BlockWeights& block, BlockTape& tape) : block_(block), tape_(tape) {}
 
-  void run(const LinearWeights& linear, Matrix<const float> x, Matrix<float> y) override {
+  void run(const LinearWeights& linear, ConstActivations inputs, Activations outputs) override {
+    const Matrix<const float> x = inputs.matrix();
+    const Matrix<float> y = outputs.matrix();
     if (&linear == &block_.q) tape_.attention_in = copy_of(x);
     if (&linear == &block_.o) tape_.mixed = copy_of(x);
     if (&linear == &block_.gate) tape_.mlp_in = copy_of(x);
@@ -249,9 +251,8 @@ class BackwardPass {
 
 }  // namespace
 
-std::vector<double> run_backward(const Transformer& transformer, const Batch& batch,
-                                 const GradientObserver& observe) {
-  return BackwardPass(transformer, batch, observe).run();
+std::vector<double> Transformer::backward(const Batch& batch, const GradientObserver& observe) const {
+  return BackwardPass(*this, batch, observe).run();
 }
 
 }  // namespace grinqh

@@ -5,23 +5,19 @@
 // + 6 heads x head_dim) floats); one weight matrix at a time as float32, and 256 rows of logits.
 #pragma once
 
-#include <functional>
 #include <vector>
 
 #include "runtime/transformer.h"
 
 namespace grinqh {
 
-// Gets a linear layer's inputs x [rows, in] and the gradients dy [rows, out] of the loss in its outputs, for
-// all rows of a batch. dy of a sequence's last token is zero: it predicts nothing.
-using GradientObserver =
-    std::function<void(const LinearWeights& linear, Matrix<const float> x, Matrix<const float> dy)>;
-
 // The loss of a sequence is the cross-entropy in nats of its tokens after the first, summed; what is
 // differentiated is the sum over all sequences, which must be whole (past = 0). Shows the observer every
 // linear layer of the blocks, the last block's down projection first, and returns the loss of each sequence.
 // Error naming the layer whose output or gradient is not finite.
-std::vector<double> run_backward(const Transformer& transformer, const Batch& batch,
-                                 const GradientObserver& observe);
+inline std::vector<double> run_backward(const Transformer& transformer, const Batch& batch,
+                                        const GradientObserver& observe) {
+  return transformer.backward(batch, observe);
+}
 
 }  // namespace grinqh

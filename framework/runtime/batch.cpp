@@ -18,13 +18,12 @@ Batch Batch::of_windows(Matrix<const int32_t> windows, int64_t prefill_tokens) {
   return batch;
 }
 
-KvCache::KvCache(int64_t blocks, int64_t sequences, int64_t capacity, int64_t kv_width)
-    : sequences_(sequences),
-      capacity_(capacity),
-      kv_width_(kv_width),
-      storage_(2 * blocks * sequences * capacity, kv_width) {}
+KvCache::KvCache(int64_t blocks, int64_t sequences, int64_t capacity, Tensor storage)
+    : sequences_(sequences), capacity_(capacity), storage_(std::move(storage)) {
+  check(storage_.rows() == 2 * blocks * sequences * capacity, "storage of a cache");
+}
 
-Matrix<float> KvCache::part(int64_t which, int64_t block, size_t sequence) const {
+Activations KvCache::part(int64_t which, int64_t block, size_t sequence) const {
   const int64_t index = (block * sequences_ + static_cast<int64_t>(sequence)) * 2 + which;
   return storage_.view().rows_between(index * capacity_, (index + 1) * capacity_);
 }

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "core/matrix.h"
+#include "core/tensor.h"
 #include "quant/precision.h"
 
 namespace grinqh {
@@ -30,17 +30,21 @@ struct Batch {
 // Keys and values of every block for a set of sequences that grow together.
 class KvCache {
  public:
-  KvCache(int64_t blocks, int64_t sequences, int64_t capacity, int64_t kv_width);
+  KvCache(int64_t blocks, int64_t sequences, int64_t capacity, int64_t kv_width)
+      : KvCache(blocks, sequences, capacity,
+                Tensor(MatrixBuffer<float>(2 * blocks * sequences * capacity, kv_width))) {}
+  // storage: [2 blocks sequences capacity, kv_width], on any device.
+  KvCache(int64_t blocks, int64_t sequences, int64_t capacity, Tensor storage);
 
   int64_t capacity() const { return capacity_; }
   // [capacity, kv_width] of one sequence.
-  Matrix<float> keys(int64_t block, size_t sequence) const { return part(0, block, sequence); }
-  Matrix<float> values(int64_t block, size_t sequence) const { return part(1, block, sequence); }
+  Activations keys(int64_t block, size_t sequence) const { return part(0, block, sequence); }
+  Activations values(int64_t block, size_t sequence) const { return part(1, block, sequence); }
 
  private:
-  Matrix<float> part(int64_t which, int64_t block, size_t sequence) const;
-  int64_t sequences_, capacity_, kv_width_;
-  MatrixBuffer<float> storage_;
+  Activations part(int64_t which, int64_t block, size_t sequence) const;
+  int64_t sequences_, capacity_;
+  Tensor storage_;
 };
 
 }  // namespace grinqh

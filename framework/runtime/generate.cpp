@@ -52,13 +52,14 @@ std::vector<std::vector<int32_t>> generate(const Transformer& transformer, Linea
 
   Schedules schedules(linears);
   Batch batch = whole_prompts(prompts);
-  MatrixBuffer<float> last(sequences, transformer.hidden());
+  const Tensor last = transformer.allocate(sequences, transformer.hidden());
   MatrixBuffer<float> logits(sequences, transformer.vocab());
   for (int64_t index = 0; index < count; ++index) {
-    const MatrixBuffer<float> features = transformer.run(batch, linears, &cache);
+    const Tensor features = transformer.run(batch, linears, &cache);
     for (int64_t s = 0; s < sequences; ++s) {
       const SequenceRows& rows = batch.sequences[static_cast<size_t>(s)];
-      std::copy_n(features.row(rows.first_row + rows.count - 1), features.cols(), last.row(s));
+      const int64_t end = rows.first_row + rows.count;
+      transformer.copy(features.view().rows_between(end - 1, end), last.view().rows_between(s, s + 1));
     }
     transformer.head(last, logits);
     if (index == 0) schedules.begin(transformer, cache, prompts);

@@ -9,7 +9,9 @@
 
 namespace grinqh {
 
-void FloatLinears::run(const LinearWeights& linear, Matrix<const float> x, Matrix<float> y) {
+void FloatLinears::run(const LinearWeights& linear, ConstActivations inputs, Activations outputs) {
+  const Matrix<const float> x = inputs.matrix();
+  const Matrix<float> y = outputs.matrix();
   constexpr int64_t kFewTokens = 16;  // up to here a few rows of weights at a time are converted in cache
   constexpr int64_t kRows = 64;
   if (x.rows > kFewTokens) {
@@ -69,9 +71,11 @@ void QuantizedLinears::begin_batch(std::span<const Step> steps) {
   traffic_.total.assign(steps.size(), 0);
 }
 
-void QuantizedLinears::run(const LinearWeights& linear, Matrix<const float> x, Matrix<float> y) {
+void QuantizedLinears::run(const LinearWeights& linear, ConstActivations inputs, Activations outputs) {
   const auto it = model_.layers.find(linear.id);
-  if (it == model_.layers.end()) return float_.run(linear, x, y);
+  if (it == model_.layers.end()) return float_.run(linear, inputs, outputs);
+  const Matrix<const float> x = inputs.matrix();
+  const Matrix<float> y = outputs.matrix();
   const QuantizedLinear& layer = *it->second;
   const Precision precision = choose(layer, linear.id, x);
   count(layer, precision);
@@ -125,6 +129,13 @@ void QuantizedLinears::count(const QuantizedLinear& layer, const Precision& prec
       add(row, layer.read_bits(
                    LevelCounts::of(precision.levels.row_span(static_cast<int64_t>(row)), layer.levels())));
   }
+}
+
+void ReplacedLinears::run(const LinearWeights& linear, ConstActivations x, Activations y) {
+  const auto it = std::ranges::find(layers_, &linear);
+  if (it == layers_.end()) return float_.run(linear, x, y);
+  matmul_nt(x.matrix(), weights_[static_cast<size_t>(it - layers_.begin())], y.matrix());
+  if (!linear.bias.empty()) add_bias(y.matrix(), to_float_vector(linear.bias));
 }
 
 }  // namespace grinqh

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "core/matrix.h"
+#include "core/tensor.h"
 #include "model/model.h"
 #include "quant/kernel_table.h"
 #include "quant/precision_policy.h"
@@ -20,15 +20,15 @@ class LinearExecutor {
   // Called once for every batch, before its first layer. steps: one a row.
   virtual void begin_batch(std::span<const Step> steps) { (void)steps; }
   // y = x weight^T + bias. x: [rows, in]; y: [rows, out], overwritten.
-  virtual void run(const LinearWeights& linear, Matrix<const float> x, Matrix<float> y) = 0;
+  virtual void run(const LinearWeights& linear, ConstActivations x, Activations y) = 0;
   // Who decides what is read, for those that must ask about whole sequences; null: nobody.
   virtual const PrecisionPolicy* policy() const { return nullptr; }
 };
 
-// The checkpoint's weights, converted to float32 as they are used.
+// The checkpoint's weights on the CPU, converted to float32 as they are used.
 class FloatLinears final : public LinearExecutor {
  public:
-  void run(const LinearWeights& linear, Matrix<const float> x, Matrix<float> y) override;
+  void run(const LinearWeights& linear, ConstActivations x, Activations y) override;
 };
 
 // Weight bits that each row of the last batch read, over all quantized layers.
@@ -36,19 +36,26 @@ struct RowTraffic {
   std::vector<int64_t> codes, total;  // [rows]
 };
 
-// Quantized layers by their kernels; layers that were not quantized run in float. Rows in phase prefill read
-// `prefill_level`, decoded rows what the policy says.
-class QuantizedLinears final : public LinearExecutor {
+// Quantized layers; layers that were not quantized run in float. Rows in phase prefill read `prefill_level`,
+// decoded rows what the policy says.
+class QuantizedExecutor : public LinearExecutor {
+ public:
+  // Of the last batch; complete once its last layer has run.
+  virtual const RowTraffic& traffic() const = 0;
+};
+
+// The same on the CPU, by the layouts' kernels.
+class QuantizedLinears final : public QuantizedExecutor {
  public:
   // A null policy reads everything.
   QuantizedLinears(const QuantizedModel& model, const PrecisionPolicy* policy,
                    Level prefill_level = kFullLevel);
 
   void begin_batch(std::span<const Step> steps) override;
-  void run(const LinearWeights& linear, Matrix<const float> x, Matrix<float> y) override;
+  void run(const LinearWeights& linear, ConstActivations x, Activations y) override;
 
   const PrecisionPolicy* policy() const override { return policy_; }
-  const RowTraffic& traffic() const { return traffic_; }
+  const RowTraffic& traffic() const override { return traffic_; }
 
  private:
   Precision choose(const QuantizedLinear& layer, const std::string& id, Matrix<const float> x);
@@ -65,13 +72,26 @@ class QuantizedLinears final : public LinearExecutor {
   RowTraffic traffic_;
 };
 
+// Some layers with other float weights, the rest as in the checkpoint; on the CPU.
+class ReplacedLinears final : public LinearExecutor {
+ public:
+  ReplacedLinears(std::span<const LinearWeights* const> layers, std::span<const Matrix<const float>> weights)
+      : layers_(layers), weights_(weights) {}
+  void run(const LinearWeights& linear, ConstActivations x, Activations y) override;
+
+ private:
+  std::span<const LinearWeights* const> layers_;
+  std::span<const Matrix<const float>> weights_;
+  FloatLinears float_;
+};
+
 // Shows every layer's input to an observer, then passes on.
 class ObservedLinears final : public LinearExecutor {
  public:
-  using Observer = std::function<void(const LinearWeights&, Matrix<const float> x)>;
+  using Observer = std::function<void(const LinearWeights&, ConstActivations x)>;
   ObservedLinears(LinearExecutor& inner, Observer observer) : inner_(inner), observer_(std::move(observer)) {}
   void begin_batch(std::span<const Step> steps) override { inner_.begin_batch(steps); }
-  void run(const LinearWeights& linear, Matrix<const float> x, Matrix<float> y) override {
+  void run(const LinearWeights& linear, ConstActivations x, Activations y) override {
     observer_(linear, x);
     inner_.run(linear, x, y);
   }

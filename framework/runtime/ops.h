@@ -35,6 +35,8 @@ class Rope {
   void apply(Matrix<float> x, std::span<const Step> steps) const { turn(x, steps, 1.0f); }
   // The transpose of the rotation, which is its inverse: what gradients go through.
   void apply_transposed(Matrix<float> x, std::span<const Step> steps) const { turn(x, steps, -1.0f); }
+  // Radians a position turns each pair of elements by. [head_dim / 2]
+  std::span<const float> frequencies() const { return frequencies_; }
 
  private:
   void turn(Matrix<float> x, std::span<const Step> steps, float direction) const;

@@ -16,9 +16,9 @@ void Schedules::begin(const Transformer& transformer, const KvCache& cache,
   for (size_t s = 0; s < tokens.size(); ++s) {
     const auto length = static_cast<int64_t>(tokens[s].size());
     const int64_t last = transformer.blocks() - 1;
-    schedules_.push_back(policy_->schedule({tokens[s], cache.keys(last, s).rows_between(0, length),
-                                            cache.values(last, s).rows_between(0, length),
-                                            transformer.model().config.kv_heads}));
+    const MatrixBuffer<float> keys = transformer.to_host(cache.keys(last, s).rows_between(0, length));
+    const MatrixBuffer<float> values = transformer.to_host(cache.values(last, s).rows_between(0, length));
+    schedules_.push_back(policy_->schedule({tokens[s], keys, values, transformer.model().config.kv_heads}));
     check(schedules_.back() != nullptr, "a policy that names a schedule's input makes one");
   }
 }
@@ -32,13 +32,13 @@ namespace {
 // Rows of a batch of whole sequences, computed a part at a time over one cache.
 class PartialRuns {
  public:
-  PartialRuns(const Transformer& transformer, const Batch& batch, QuantizedLinears& linears,
+  PartialRuns(const Transformer& transformer, const Batch& batch, QuantizedExecutor& linears,
               RowTraffic& traffic)
       : transformer_(transformer),
         batch_(batch),
         linears_(linears),
         traffic_(traffic),
-        features_(batch.rows(), transformer.hidden()) {
+        features_(transformer.allocate(batch.rows(), transformer.hidden())) {
     int64_t longest = 0;
     for (const SequenceRows& sequence : batch.sequences) {
       check(sequence.past == 0, "schedules need whole sequences");
@@ -54,36 +54,40 @@ class PartialRuns {
   // Runs rows [done, until[s]) of every sequence at the levels that `steps` has by now.
   void run(const std::vector<int64_t>& until, const std::vector<Step>& steps) {
     Batch part;
-    std::vector<int64_t> rows;  // of the whole batch
+    std::vector<int64_t> first_rows;  // of each sequence's part, in the whole batch
     for (size_t s = 0; s < done_.size(); ++s) {
       part.sequences.push_back({part.rows(), until[s] - done_[s], done_[s]});
+      first_rows.push_back(batch_.sequences[s].first_row + done_[s]);
       for (int64_t t = done_[s]; t < until[s]; ++t) {
         const auto row = static_cast<size_t>(batch_.sequences[s].first_row + t);
-        rows.push_back(static_cast<int64_t>(row));
         part.tokens.push_back(batch_.tokens[row]);
         part.steps.push_back(steps[row]);
       }
     }
     done_ = until;
-    if (rows.empty()) return;
-    const MatrixBuffer<float> features = transformer_.run(part, linears_, cache_.get());
-    for (size_t i = 0; i < rows.size(); ++i) {
-      std::copy_n(features.row(static_cast<int64_t>(i)), features.cols(), features_.row(rows[i]));
-      traffic_.codes[static_cast<size_t>(rows[i])] = linears_.traffic().codes[i];
-      traffic_.total[static_cast<size_t>(rows[i])] = linears_.traffic().total[i];
+    if (part.rows() == 0) return;
+    const Tensor features = transformer_.run(part, linears_, cache_.get());
+    for (size_t s = 0; s < first_rows.size(); ++s) {
+      const SequenceRows& from = part.sequences[s];
+      transformer_.copy(features.view().rows_between(from.first_row, from.first_row + from.count),
+                        features_.view().rows_between(first_rows[s], first_rows[s] + from.count));
+      std::copy_n(linears_.traffic().codes.begin() + from.first_row, from.count,
+                  traffic_.codes.begin() + first_rows[s]);
+      std::copy_n(linears_.traffic().total.begin() + from.first_row, from.count,
+                  traffic_.total.begin() + first_rows[s]);
     }
   }
 
   const KvCache& cache() const { return *cache_; }
   const std::vector<int64_t>& done() const { return done_; }
-  MatrixBuffer<float>& features() { return features_; }
+  Tensor& features() { return features_; }
 
  private:
   const Transformer& transformer_;
   const Batch& batch_;
-  QuantizedLinears& linears_;
+  QuantizedExecutor& linears_;
   RowTraffic& traffic_;
-  MatrixBuffer<float> features_;
+  Tensor features_;
   std::unique_ptr<KvCache> cache_;
   std::vector<int64_t> done_;  // tokens of each sequence that the cache holds
 };
@@ -126,12 +130,12 @@ void run_stepwise(const Transformer& transformer, const Batch& batch, Schedules&
 
 }  // namespace
 
-MatrixBuffer<float> run_scheduled(const Transformer& transformer, const Batch& batch,
-                                  QuantizedLinears& linears, RowTraffic& traffic) {
+Tensor run_scheduled(const Transformer& transformer, const Batch& batch, QuantizedExecutor& linears,
+                     RowTraffic& traffic) {
   Schedules schedules(linears);
   const bool decodes = std::ranges::count(batch.steps, Phase::decode, &Step::phase) > 0;
   if (schedules.input() == ScheduleInput::nothing || !decodes) {
-    MatrixBuffer<float> features = transformer.run(batch, linears);
+    Tensor features = transformer.run(batch, linears);
     traffic = linears.traffic();
     return features;
   }

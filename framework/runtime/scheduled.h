@@ -30,7 +30,7 @@ class Schedules {
 // transformer.run() of whole sequences (past = 0) with schedules honoured: each token gets the bits that it
 // gets one by one. `traffic`: what each row read. BadInput if a schedule needs a prompt and a sequence begins
 // with a decoded token.
-MatrixBuffer<float> run_scheduled(const Transformer& transformer, const Batch& batch,
-                                  QuantizedLinears& linears, RowTraffic& traffic);
+Tensor run_scheduled(const Transformer& transformer, const Batch& batch, QuantizedExecutor& linears,
+                     RowTraffic& traffic);
 
 }  // namespace grinqh

@@ -1,6 +1,8 @@
 #include "runtime/transformer.h"
 
 #include <algorithm>
+#include <cmath>
+#include <numeric>
 
 #include "core/error.h"
 #include "core/parallel.h"
@@ -22,7 +24,26 @@ Transformer::Transformer(const Model& model, DType rope_frequencies)
   }
 }
 
-MatrixBuffer<float> Transformer::embed(const Batch& batch) const {
+std::unique_ptr<Transformer> Transformer::of_model(const Model& model) const {
+  return std::make_unique<Transformer>(model);
+}
+
+std::unique_ptr<LinearExecutor> Transformer::float_linears() const {
+  return std::make_unique<FloatLinears>();
+}
+
+std::unique_ptr<QuantizedExecutor> Transformer::quantized_linears(const QuantizedModel& model,
+                                                                  const PrecisionPolicy* policy,
+                                                                  Level prefill_level) const {
+  return std::make_unique<QuantizedLinears>(model, policy, prefill_level);
+}
+
+std::unique_ptr<LinearExecutor> Transformer::replaced_linears(
+    std::span<const LinearWeights* const> layers, std::span<const Matrix<const float>> weights) const {
+  return std::make_unique<ReplacedLinears>(layers, weights);
+}
+
+Tensor Transformer::embed(const Batch& batch) const {
   MatrixBuffer<float> x(batch.rows(), hidden());
   for (int64_t t = 0; t < batch.rows(); ++t) {
     const int32_t token = batch.tokens[static_cast<size_t>(t)];
@@ -32,8 +53,8 @@ MatrixBuffer<float> Transformer::embed(const Batch& batch) const {
   return x;
 }
 
-void Transformer::attention(int64_t block, const Batch& batch, Matrix<const float> x, LinearExecutor& linears,
-                            KvCache* cache, Matrix<float> out) const {
+void Transformer::attention(int64_t block, const Batch& batch, ConstActivations x, LinearExecutor& linears,
+                            KvCache* cache, Activations out) const {
   const BlockWeights& weights = model_.blocks[static_cast<size_t>(block)];
   const BlockNorms& norms = norms_[static_cast<size_t>(block)];
   const int64_t kv_width = shape_.kv_heads * shape_.head_dim;
@@ -59,8 +80,8 @@ void Transformer::attention(int64_t block, const Batch& batch, Matrix<const floa
     const Matrix<float> new_values = v.view().rows_between(rows.first_row, end);
     if (cache) {
       check(length <= cache->capacity(), "cache capacity");
-      keys.push_back(cache->keys(block, s).rows_between(0, length));
-      values.push_back(cache->values(block, s).rows_between(0, length));
+      keys.push_back(cache->keys(block, s).rows_between(0, length).matrix());
+      values.push_back(cache->values(block, s).rows_between(0, length).matrix());
       std::copy_n(new_keys.data, rows.count * kv_width, keys.back().row(rows.past));
       std::copy_n(new_values.data, rows.count * kv_width, values.back().row(rows.past));
     } else {
@@ -81,8 +102,7 @@ void Transformer::attention(int64_t block, const Batch& batch, Matrix<const floa
   linears.run(weights.o, mixed, out);
 }
 
-void Transformer::mlp(int64_t block, Matrix<const float> x, LinearExecutor& linears,
-                      Matrix<float> out) const {
+void Transformer::mlp(int64_t block, ConstActivations x, LinearExecutor& linears, Activations out) const {
   const BlockWeights& weights = model_.blocks[static_cast<size_t>(block)];
   MatrixBuffer<float> gate(x.rows, model_.config.intermediate), up(x.rows, model_.config.intermediate);
   linears.run(weights.gate, x, gate);
@@ -93,8 +113,9 @@ void Transformer::mlp(int64_t block, Matrix<const float> x, LinearExecutor& line
   linears.run(weights.down, gate, out);
 }
 
-void Transformer::run_block(int64_t block, const Batch& batch, Matrix<float> x, LinearExecutor& linears,
+void Transformer::run_block(int64_t block, const Batch& batch, Activations stream, LinearExecutor& linears,
                             KvCache* cache) const {
+  const Matrix<float> x = stream.matrix();
   const BlockNorms& norms = norms_[static_cast<size_t>(block)];
   MatrixBuffer<float> normalized(x.rows, x.cols), update(x.rows, x.cols);
   rms_norm(x, norms.attention, model_.config.norm_eps, normalized);
@@ -106,25 +127,76 @@ void Transformer::run_block(int64_t block, const Batch& batch, Matrix<float> x, 
   add_rows(x, update);
 }
 
-void Transformer::final_norm(Matrix<float> x) const { rms_norm(x, final_norm_, model_.config.norm_eps, x); }
+void Transformer::final_norm(Activations x) const {
+  rms_norm(x.matrix(), final_norm_, model_.config.norm_eps, x.matrix());
+}
 
-MatrixBuffer<float> Transformer::run(const Batch& batch, LinearExecutor& linears, KvCache* cache) const {
+Tensor Transformer::run(const Batch& batch, LinearExecutor& linears, KvCache* cache) const {
   linears.begin_batch(batch.steps);
-  MatrixBuffer<float> x = embed(batch);
+  Tensor x = embed(batch);
   for (int64_t block = 0; block < blocks(); ++block) run_block(block, batch, x, linears, cache);
   final_norm(x);
   return x;
 }
 
-void Transformer::head(Matrix<const float> features, Matrix<float> logits) const {
+void Transformer::head(ConstActivations features, Matrix<float> logits) const {
   static const LinearWeights unnamed;
   LinearWeights head = unnamed;
   head.weight = model_.head;
   FloatLinears().run(head, features, logits);
 }
 
+void Transformer::score(const ScoreTask& task, std::span<TokenScore> scores) const {
+  score_tokens(*this, task, scores);
+}
+
 KvCache Transformer::make_cache(int64_t sequences, int64_t capacity) const {
   return {blocks(), sequences, capacity, shape_.kv_heads * shape_.head_dim};
+}
+
+Tensor Transformer::allocate(int64_t rows, int64_t cols) const { return MatrixBuffer<float>(rows, cols); }
+
+void Transformer::copy(ConstActivations from, Activations to) const {
+  const Matrix<const float> source = from.matrix();
+  const Matrix<float> target = to.matrix();
+  check(source.rows == target.rows && source.cols == target.cols, "a copy of the same shape");
+  parallel_for(source.rows, [&](int64_t t) { std::copy_n(source.row(t), source.cols, target.row(t)); });
+}
+
+double Transformer::squared_distance(ConstActivations first, ConstActivations second) const {
+  const Matrix<const float> a = first.matrix(), b = second.matrix();
+  std::vector<double> rows(static_cast<size_t>(a.rows));
+  parallel_for(a.rows, [&](int64_t t) {
+    double sum = 0;
+    for (int64_t i = 0; i < a.cols; ++i) {
+      const double difference = static_cast<double>(a(t, i)) - static_cast<double>(b(t, i));
+      sum += difference * difference;
+    }
+    rows[static_cast<size_t>(t)] = sum;
+  });
+  return std::accumulate(rows.begin(), rows.end(), 0.0);
+}
+
+bool Transformer::all_finite(ConstActivations x) const {
+  const Matrix<const float> values = x.matrix();
+  std::vector<uint8_t> finite(static_cast<size_t>(values.rows));
+  parallel_for(values.rows, [&](int64_t t) {
+    finite[static_cast<size_t>(t)] =
+        std::ranges::all_of(values.row_span(t), [](float value) { return std::isfinite(value); });
+  });
+  return std::ranges::count(finite, 0) == 0;
+}
+
+MatrixBuffer<float> Transformer::to_host(ConstActivations x) const {
+  MatrixBuffer<float> host(x.rows, x.cols);
+  copy(x, host);
+  return host;
+}
+
+Tensor Transformer::copy_of(ConstActivations x) const {
+  Tensor result = allocate(x.rows, x.cols);
+  copy(x, result);
+  return result;
 }
 
 }  // namespace grinqh

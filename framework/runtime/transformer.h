@@ -1,11 +1,19 @@
 // The forward pass of a decoder-only transformer, for all architectures and all executors of linear layers.
+// This class computes on the CPU; a device's own derives from it and overrides what touches activations. All
+// else is written once, for activations wherever they are.
 #pragma once
 
+#include <memory>
+#include <vector>
+
+#include "core/tensor.h"
 #include "model/model.h"
 #include "runtime/attention.h"
 #include "runtime/batch.h"
+#include "runtime/gradient_observer.h"
 #include "runtime/linear_executor.h"
 #include "runtime/ops.h"
+#include "runtime/token_scores.h"
 
 namespace grinqh {
 
@@ -13,8 +21,9 @@ class Transformer {
  public:
   // transformers keeps RoPE's frequencies in float32, but `model.to(torch.bfloat16)` rounds them together
   // with the weights, and they stay rounded: `rope_frequencies` is for comparing with outputs of such a
-  // model.
+  // model. The model outlives the transformer.
   explicit Transformer(const Model& model, DType rope_frequencies = DType::f32);
+  virtual ~Transformer() = default;
 
   const Model& model() const { return model_; }
   int64_t hidden() const { return model_.config.hidden; }
@@ -23,34 +32,73 @@ class Transformer {
   const AttentionShape& attention_shape() const { return shape_; }
   const Rope& rope() const { return rope_; }
 
+  // Where it computes, and a transformer of another model on the same device.
+  virtual DeviceChoice device() const { return {}; }
+  virtual std::unique_ptr<Transformer> of_model(const Model& model) const;
+  // Tokens that are worth processing together: enough to keep matrix products efficient, few enough to keep
+  // activations small.
+  virtual int64_t batch_tokens() const { return 2048; }
+  // The same for a backward pass, which keeps what every block began with.
+  virtual int64_t gradient_tokens() const { return 2048; }
+
+  // Its linear layers: the checkpoint's, or quantized ones under a policy (null: everything is read).
+  virtual std::unique_ptr<LinearExecutor> float_linears() const;
+  virtual std::unique_ptr<QuantizedExecutor> quantized_linears(const QuantizedModel& model,
+                                                               const PrecisionPolicy* policy,
+                                                               Level prefill_level = kFullLevel) const;
+  // Some layers with other float weights, the rest float. layers[i] has weights[i], [out, in].
+  virtual std::unique_ptr<LinearExecutor> replaced_linears(
+      std::span<const LinearWeights* const> layers, std::span<const Matrix<const float>> weights) const;
+
   // Embeddings of the batch's tokens. [rows, hidden]
-  MatrixBuffer<float> embed(const Batch& batch) const;
+  virtual Tensor embed(const Batch& batch) const;
   // One decoder block on the residual stream x [rows, hidden], in place. Without a cache every sequence must
   // be whole (past = 0); with one, its rows past .. past + count are written.
-  void run_block(int64_t block, const Batch& batch, Matrix<float> x, LinearExecutor& linears,
-                 KvCache* cache) const;
+  virtual void run_block(int64_t block, const Batch& batch, Activations x, LinearExecutor& linears,
+                         KvCache* cache) const;
   // Its two halves, from the normalized stream to what is added to it. x, out: [rows, hidden]
-  void attention(int64_t block, const Batch& batch, Matrix<const float> x, LinearExecutor& linears,
-                 KvCache* cache, Matrix<float> out) const;
-  void mlp(int64_t block, Matrix<const float> x, LinearExecutor& linears, Matrix<float> out) const;
+  virtual void attention(int64_t block, const Batch& batch, ConstActivations x, LinearExecutor& linears,
+                         KvCache* cache, Activations out) const;
+  virtual void mlp(int64_t block, ConstActivations x, LinearExecutor& linears, Activations out) const;
+  virtual void final_norm(Activations x) const;
   // Hidden states after the final norm: what the head multiplies. [rows, hidden]
-  MatrixBuffer<float> run(const Batch& batch, LinearExecutor& linears, KvCache* cache = nullptr) const;
-  void final_norm(Matrix<float> x) const;
-  // Logits of normalized hidden states. [rows, vocab]
-  void head(Matrix<const float> features, Matrix<float> logits) const;
+  Tensor run(const Batch& batch, LinearExecutor& linears, KvCache* cache = nullptr) const;
+  // Logits of normalized hidden states, on the CPU. [rows, vocab]
+  virtual void head(ConstActivations features, Matrix<float> logits) const;
+  // What evaluations ask of logits, without keeping them.
+  virtual void score(const ScoreTask& task, std::span<TokenScore> scores) const;
+  // The backward pass; see runtime/backward.h.
+  virtual std::vector<double> backward(const Batch& batch, const GradientObserver& observe) const;
 
-  KvCache make_cache(int64_t sequences, int64_t capacity) const;
+  virtual KvCache make_cache(int64_t sequences, int64_t capacity) const;
+  // Activations of float32 where it computes, uninitialized.
+  virtual Tensor allocate(int64_t rows, int64_t cols) const;
+  // Between activations of the same shape here, on the CPU, or one of each.
+  virtual void copy(ConstActivations from, Activations to) const;
+  // Squared length of a - b, both here.
+  virtual double squared_distance(ConstActivations a, ConstActivations b) const;
+  virtual bool all_finite(ConstActivations x) const;
 
- private:
+  MatrixBuffer<float> to_host(ConstActivations x) const;
+  Tensor copy_of(ConstActivations x) const;
+
+ protected:
   struct BlockNorms {
     std::vector<float> attention, mlp, q, k;  // q, k empty unless the architecture has them
   };
+  const BlockNorms& norms(int64_t block) const { return norms_[static_cast<size_t>(block)]; }
+  const std::vector<float>& final_norm_weights() const { return final_norm_; }
 
+ private:
   const Model& model_;
   AttentionShape shape_;
   Rope rope_;
   std::vector<BlockNorms> norms_;
   std::vector<float> final_norm_;
 };
+
+// A transformer on the device. BadInput if the model does not fit there.
+std::unique_ptr<Transformer> make_transformer(const Model& model, const DeviceChoice& device,
+                                              DType rope_frequencies = DType::f32);
 
 }  // namespace grinqh

@@ -5,15 +5,23 @@
 
 #include "core/dtype.h"
 #include "core/error.h"
+#include "core/parallel.h"
 
 namespace grinqh {
 
 namespace {
 
 void pack_row(const uint8_t* values, int64_t count, int bits, uint8_t* to) {
+  // Eight codes fill as many bytes as they have bits.
+  int64_t first = 0;
+  for (; first + 8 <= count; first += 8, to += bits) {
+    uint64_t eight = 0;
+    for (int i = 0; i < 8; ++i) eight |= static_cast<uint64_t>(values[first + i]) << (i * bits);
+    for (int byte = 0; byte < bits; ++byte) to[byte] = static_cast<uint8_t>(eight >> (8 * byte));
+  }
   uint32_t window = 0;
   int filled = 0;
-  for (int64_t i = 0; i < count; ++i) {
+  for (int64_t i = first; i < count; ++i) {
     window |= static_cast<uint32_t>(values[i]) << filled;
     for (filled += bits; filled >= 8; filled -= 8, window >>= 8) *to++ = static_cast<uint8_t>(window);
   }
@@ -62,11 +70,12 @@ std::unique_ptr<GroupAffineLinear> make_group_affine(const GroupAffineShape& sha
                                                      std::span<const uint16_t> column_scales) {
   MatrixBuffer<uint16_t> scales(shape.out, shape.groups());
   MatrixBuffer<uint8_t> zeros(shape.out, shape.groups());
-  for (int64_t row = 0; row < shape.out; ++row)
+  parallel_for(shape.out, [&](int64_t row) {
     for (int64_t g = 0; g < shape.groups(); ++g) {
       scales.row(row)[g] = grids(row, g).scale;
       zeros.row(row)[g] = grids(row, g).zero;
     }
+  });
   return std::make_unique<GroupAffineLinear>(shape, codes, scales, zeros.view(), column_scales);
 }
 
@@ -83,10 +92,11 @@ GroupAffineLinear::GroupAffineLinear(const GroupAffineShape& shape, Matrix<const
   check(!(shape_.symmetric && shape_.real_zeros), "group_affine: a symmetric layer has no zero points");
   check(static_cast<int64_t>(column_scales.size()) == (shape_.column_scales ? shape_.in : 0),
         "group_affine: a scale for every column or for none");
-  for (int64_t row = 0; row < shape_.out; ++row) {
+  scales_.resize(static_cast<size_t>(shape_.out * shape_.groups()));
+  parallel_for(shape_.out, [&](int64_t row) {
     pack_row(codes.row(row), shape_.in, shape_.bits, codes_.data() + row * shape_.code_row_bytes());
-    scales_.insert(scales_.end(), scales.row(row), scales.row(row) + shape_.groups());
-  }
+    std::copy_n(scales.row(row), shape_.groups(), scales_.data() + row * shape_.groups());
+  });
 }
 
 GroupAffineLinear::GroupAffineLinear(GroupAffineShape shape, Matrix<const uint8_t> codes,

@@ -5,6 +5,7 @@
 
 #include "core/dtype.h"
 #include "core/error.h"
+#include "core/parallel.h"
 #include "quant/bit_transpose.h"
 
 namespace grinqh {
@@ -13,6 +14,8 @@ namespace {
 
 // Rows that are decoded together: one 64-bit word of a plane.
 constexpr int64_t kRows = 64;
+// Channels that are packed or decoded together: rows are touched a cache line at a time.
+constexpr int64_t kChannels = 16;
 
 template <class T>
 std::span<const std::byte> bytes_of(const std::vector<T>& values) {
@@ -58,13 +61,25 @@ NestedLinear::NestedLinear(NestedShape shape, Matrix<const uint8_t> codes, std::
             minima_.size() == parameters &&
             table_.size() == static_cast<size_t>(NestedShape::table_offset(shape_.table_levels + 1)),
         "nested: buffer sizes");
-  planes_.assign(static_cast<size_t>(shape_.planes() * shape_.in * plane_bytes()), 0);
-  for (int bit = 0; bit < shape_.planes(); ++bit)
-    for (int64_t channel = 0; channel < shape_.in; ++channel) {
-      uint8_t* to = planes_.data() + (bit * shape_.in + channel) * plane_bytes();
-      for (int64_t row = 0; row < shape_.out; ++row)
-        to[row / 8] |= static_cast<uint8_t>(((codes(row, channel) >> (7 - bit)) & 1) << (row % 8));
+  planes_.resize(static_cast<size_t>(shape_.planes() * shape_.in * plane_bytes()));
+  parallel_for((shape_.in + kChannels - 1) / kChannels, [&](int64_t task) {
+    const int64_t begin = task * kChannels;
+    pack_channels(codes, begin, std::min(begin + kChannels, shape_.in));
+  });
+}
+
+void NestedLinear::pack_channels(Matrix<const uint8_t> codes, int64_t begin, int64_t end) {
+  for (int64_t row = 0; row < shape_.out; row += 8) {
+    const int64_t rows = std::min<int64_t>(8, shape_.out - row);
+    for (int64_t channel = begin; channel < end; ++channel) {
+      uint64_t matrix = 0;  // byte r is the code of row r, and after the transposition byte 7 - b is plane b
+      for (int64_t r = 0; r < rows; ++r) matrix |= static_cast<uint64_t>(codes(row + r, channel)) << (8 * r);
+      matrix = transpose_bits(matrix);
+      for (int bit = 0; bit < shape_.planes(); ++bit)
+        planes_[static_cast<size_t>((bit * shape_.in + channel) * plane_bytes() + row / 8)] =
+            static_cast<uint8_t>(matrix >> (8 * (7 - bit)));
     }
+  }
 }
 
 std::vector<NamedBuffer> NestedLinear::buffers() const {
@@ -157,28 +172,43 @@ void NestedLinear::decode_positions(Level level, int64_t channel, int64_t first_
 
 void NestedLinear::dequantize_rows(std::span<const Level> levels, int64_t begin, int64_t end,
                                    Matrix<float> w) const {
-  float positions[kRows], scale[kRows], minimum[kRows];
+  float positions[kRows], scale[kRows], minimum[kRows], decoded[kChannels][kRows];
   for (int64_t first = begin / kRows * kRows; first < end; first += kRows) {
     const int64_t row0 = std::max(begin, first), row1 = std::min({end, first + kRows, shape_.out});
     int64_t loaded_group = -1;
-    for (int64_t i = 0; i < shape_.in; ++i) {
-      const Level level = levels[static_cast<size_t>(i)];
-      if (level == 0) {
-        for (int64_t row = row0; row < row1; ++row) w(row - begin, i) = 0.0f;
-        continue;
-      }
-      const int64_t group = shape_.axis == GroupAxis::input ? i / shape_.group_size() : i;
-      if (group != loaded_group) {
-        for (int64_t row = row0; row < row1; ++row) {
-          const auto p = static_cast<size_t>(shape_.parameter(row, i));
-          scale[row - first] = from_half(scales_[p]);
-          minimum[row - first] = from_half(minima_[p]);
+    for (int64_t tile = 0; tile < shape_.in; tile += kChannels) {
+      const int64_t channels = std::min(kChannels, shape_.in - tile);
+      for (int64_t i = tile; i < tile + channels; ++i) {
+        float* to = decoded[i - tile];
+        const Level level = levels[static_cast<size_t>(i)];
+        if (level == 0) {
+          std::fill_n(to, kRows, 0.0f);
+          continue;
         }
-        loaded_group = group;
+        const int64_t group = shape_.axis == GroupAxis::input ? i / shape_.group_size() : i;
+        if (group != loaded_group) {
+          load_grids(row0, row1, i, scale + (row0 - first), minimum + (row0 - first));
+          loaded_group = group;
+        }
+        decode_positions(level, i, first, std::min(kRows, shape_.out - first), positions);
+        for (int64_t r = row0 - first; r < row1 - first; ++r) to[r] = minimum[r] + scale[r] * positions[r];
       }
-      decode_positions(level, i, first, std::min(kRows, shape_.out - first), positions);
       for (int64_t row = row0; row < row1; ++row)
-        w(row - begin, i) = minimum[row - first] + scale[row - first] * positions[row - first];
+        for (int64_t c = 0; c < channels; ++c) w(row - begin, tile + c) = decoded[c][row - first];
+    }
+  }
+}
+
+void NestedLinear::load_grids(int64_t begin, int64_t end, int64_t channel, float* scale,
+                              float* minimum) const {
+  // Rows that share a grid, where groups lie along the outputs.
+  const int64_t shared = shape_.axis == GroupAxis::output ? shape_.group_size() : 1;
+  for (int64_t row = begin; row < end;) {
+    const auto p = static_cast<size_t>(shape_.parameter(row, channel));
+    const float row_scale = from_half(scales_[p]), row_minimum = from_half(minima_[p]);
+    for (const int64_t next = std::min(end, (row / shared + 1) * shared); row < next; ++row) {
+      scale[row - begin] = row_scale;
+      minimum[row - begin] = row_minimum;
     }
   }
 }

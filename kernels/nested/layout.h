@@ -63,6 +63,10 @@ class NestedLinear final : public QuantizedLinear {
     return planes_.data() + (bit * shape_.in + channel) * plane_bytes();
   }
   int64_t plane_bytes() const { return (shape_.out + 7) / 8; }  // of one channel
+  // Writes the planes of channels [begin, end).
+  void pack_channels(Matrix<const uint8_t> codes, int64_t begin, int64_t end);
+  // Scales and minima of rows [begin, end) of a channel.
+  void load_grids(int64_t begin, int64_t end, int64_t channel, float* scale, float* minimum) const;
   void decode_positions(Level level, int64_t channel, int64_t first_row, int64_t count,
                         float* positions) const;
 

@@ -78,7 +78,7 @@ class GradedCost {
         rows[static_cast<size_t>(t)] = sum;
       });
       for (const double row : rows) cost += row * share;
-      if (derivative) matmul_tn_serial(sample.x, z, *derivative, 1.0f, Output::add);
+      if (derivative) product_tn(sample.x, z, *derivative, Output::add);
     }
     return cost;
   }
@@ -88,7 +88,7 @@ class GradedCost {
 
   static MatrixBuffer<float> project(const Sample& sample, const MatrixBuffer<float>& basis) {
     MatrixBuffer<float> z(sample.x.rows(), basis.cols());
-    matmul_nn(sample.x, basis, z);
+    product_nn(sample.x, basis, z);
     return z;
   }
 
@@ -109,7 +109,7 @@ class GradedCost {
 
 MatrixBuffer<float> product(const MatrixBuffer<float>& a, const MatrixBuffer<float>& b) {
   MatrixBuffer<float> y(a.rows(), b.cols());
-  matmul_nn(a, b, y);
+  product_nn(a, b, y);
   return y;
 }
 
@@ -175,7 +175,7 @@ class Descent {
   MatrixBuffer<float> gradient() const {
     const int64_t n = q_.rows();
     MatrixBuffer<float> product(n, n), skew(n, n);
-    matmul_tn_serial(q_, derivative_, product);
+    product_tn(q_, derivative_, product);
     for (int64_t i = 0; i < n; ++i)
       for (int64_t j = 0; j < n; ++j) skew.row(i)[j] = product.row(i)[j] - product.row(j)[i];
     return skew;

@@ -2,29 +2,96 @@
 // codes per group, of which every prefix decodes to the middle of its cell. What is read of them is the
 // policy's business (policy.cpp).
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <map>
+#include <utility>
+#include <vector>
 
-#include "core/dtype.h"
+#include "core/half.h"
 #include "core/parallel.h"
 #include "kernels/nested/layout.h"
 #include "quant/column_feedback.h"
 #include "quant/grading_rule.h"
+#include "quant/live_layer.h"
 #include "quant/quantizer.h"
+#include "quant/rounding_rules.h"
 
 namespace grinqh {
 namespace {
 
-constexpr int kCodes = 256;
 constexpr const char* kSecondMoment = "second_moment";
 constexpr const char* kHistogram = "magnitude_histogram";
 
-// The grid of one group: position p in [0, 256] stands for minimum + scale p.
-struct Grid {
-  uint16_t scale, minimum;  // float16, as they are stored
-  float scale_value() const { return from_half(scale); }
-  float minimum_value() const { return from_half(minimum); }
+// The grids of all groups, by NestedShape::parameter(): position p in [0, 256] stands for minimum + scale p.
+struct Grids {
+  std::vector<uint16_t> scales, minima;  // float16, as they are stored
+};
+
+// What the weights of a row meet, decoded. Rows that follow each other mostly share it.
+class RowGrids {
+ public:
+  RowGrids(const NestedShape& shape, const Grids& grids)
+      : shape_(shape),
+        grids_(grids),
+        scale_(static_cast<size_t>(shape.in)),
+        minimum_(static_cast<size_t>(shape.in)) {}
+
+  void move_to(int64_t row) {
+    const int64_t band = shape_.axis == GroupAxis::input ? row : row / shape_.group_size();
+    if (std::exchange(band_, band) == band) return;
+    const int64_t shared = shape_.axis == GroupAxis::input ? shape_.group_size() : 1;  // channels
+    for (int64_t begin = 0; begin < shape_.in; begin += shared) {
+      const auto parameter = static_cast<size_t>(shape_.parameter(row, begin));
+      const int64_t count = std::min(shared, shape_.in - begin);
+      std::fill_n(scale_.begin() + begin, count, from_half(grids_.scales[parameter]));
+      std::fill_n(minimum_.begin() + begin, count, from_half(grids_.minima[parameter]));
+    }
+  }
+  float scale(int64_t channel) const { return scale_[static_cast<size_t>(channel)]; }
+  float minimum(int64_t channel) const { return minimum_[static_cast<size_t>(channel)]; }
+
+ private:
+  const NestedShape& shape_;
+  const Grids& grids_;
+  int64_t band_ = -1;
+  std::vector<float> scale_, minimum_;  // [in]
+};
+
+// Sums over weights by the prefixes of their codes: entries of all levels as a layer's table has them.
+struct PrefixSums {
+  std::vector<double> weight, position;
+
+  explicit PrefixSums(int levels)
+      : weight(static_cast<size_t>(NestedShape::table_offset(levels + 1))), position(weight.size()) {}
+
+  // A row's weights at one level. counts: what each channel counts for; null: all alike.
+  void add_row(int level, const RowGrids& grids, std::span<const uint8_t> codes,
+               std::span<const float> positions, const float* counts) {
+    double* weights = weight.data() + NestedShape::table_offset(level);
+    double* sums = position.data() + NestedShape::table_offset(level);
+    for (size_t i = 0; i < codes.size(); ++i) {
+      const double scale = grids.scale(static_cast<int64_t>(i));
+      const double each = scale * scale * (counts ? static_cast<double>(counts[i]) : 1.0);
+      const int prefix = codes[i] >> (8 - level);
+      weights[prefix] += each;
+      sums[prefix] += each * static_cast<double>(positions[i]);
+    }
+  }
+  // The sums of a level from those of a finer one, if channels count alike at both.
+  void add_finer(int level, int finer) {
+    const auto coarse = static_cast<size_t>(NestedShape::table_offset(level));
+    const auto fine = static_cast<size_t>(NestedShape::table_offset(finer));
+    for (size_t prefix = 0; prefix < size_t{1} << finer; ++prefix) {
+      weight[coarse + (prefix >> (finer - level))] += weight[fine + prefix];
+      position[coarse + (prefix >> (finer - level))] += position[fine + prefix];
+    }
+  }
+  void add(const PrefixSums& other) {
+    for (size_t i = 0; i < weight.size(); ++i) {
+      weight[i] += other.weight[i];
+      position[i] += other.position[i];
+    }
+  }
 };
 
 class Grinqh final : public Quantizer {
@@ -88,11 +155,12 @@ class Grinqh final : public Quantizer {
     shape.levels.assign(options_.levels.begin(), options_.levels.end());
     shape.table_levels = std::min<int>(options_.table, shape.levels.back());
 
-    const std::vector<Grid> grids = find_grids(task, shape);
+    const Grids grids = find_grids(task, shape);
     MatrixBuffer<uint8_t> codes(w.rows, w.cols);
-    parallel_for(w.rows, [&](int64_t row) {
-      for (int64_t i = 0; i < w.cols; ++i)
-        codes.row(row)[i] = floor_code(w(row, i), grid_of(grids, shape, row, i));
+    for_row_tasks(shape, grids, [&](int64_t, int64_t row, const RowGrids& here) {
+      const float* weight = w.row(row);
+      uint8_t* code = codes.row(row);
+      for (int64_t i = 0; i < w.cols; ++i) code[i] = nested_code(weight[i], here.scale(i), here.minimum(i));
     });
     auto plain = make_layer(w, shape, codes, grids, {});
     if (options_.feedback_bits == 0) return plain;
@@ -100,21 +168,25 @@ class Grinqh final : public Quantizer {
   }
 
  private:
-  static const Grid& grid_of(const std::vector<Grid>& grids, const NestedShape& shape, int64_t row,
-                             int64_t i) {
-    return grids[static_cast<size_t>(shape.parameter(row, i))];
-  }
+  static constexpr int64_t kTaskRows = 64;
+  static int64_t row_tasks(const NestedShape& shape) { return (shape.out + kTaskRows - 1) / kTaskRows; }
 
-  static uint8_t floor_code(float weight, const Grid& grid) {
-    return static_cast<uint8_t>(std::clamp(std::floor(position(weight, grid)), 0.0f, kCodes - 1.0f));
+  // body(task, row, its grids) for every row; a task's rows in their order.
+  template <class Body>
+  static void for_row_tasks(const NestedShape& shape, const Grids& grids, const Body& body) {
+    parallel_for(row_tasks(shape), [&](int64_t task) {
+      RowGrids here(shape, grids);
+      for (int64_t row = task * kTaskRows; row < std::min((task + 1) * kTaskRows, shape.out); ++row) {
+        here.move_to(row);
+        body(task, row, here);
+      }
+    });
   }
 
   std::unique_ptr<NestedLinear> make_layer(Matrix<const float> w, const NestedShape& shape,
-                                           Matrix<const uint8_t> codes, const std::vector<Grid>& grids,
+                                           Matrix<const uint8_t> codes, const Grids& grids,
                                            const MatrixBuffer<float>& energies) const {
-    std::vector<uint16_t> scales, minima;
-    for (const Grid& grid : grids) scales.push_back(grid.scale), minima.push_back(grid.minimum);
-    return std::make_unique<NestedLinear>(shape, codes, std::move(scales), std::move(minima),
+    return std::make_unique<NestedLinear>(shape, codes, grids.scales, grids.minima,
                                           fit_table(w, shape, codes, grids, energies));
   }
 
@@ -122,37 +194,28 @@ class Grinqh final : public Quantizer {
   // the levels' errors, each weighted by the energy of the channel's input that is served there when the mean
   // level is feedback_bits. `plain` is the layer without feedback, which says what levels decode to.
   std::unique_ptr<QuantizedLinear> round_again(const LinearTask& task, const NestedShape& shape,
-                                               const std::vector<Grid>& grids,
-                                               const NestedLinear& plain) const {
+                                               const Grids& grids, const NestedLinear& plain) const {
     const std::span<const float> histogram = task.stats.at(kHistogram);
     const double bits = std::clamp<double>(options_.feedback_bits, shape.levels.front(), shape.levels.back());
     const MatrixBuffer<double> errors = level_errors(task.weight, plain, shape.levels);
     const MatrixBuffer<float> thresholds = unit_thresholds(errors.view(), shape.levels);
     const double scale = solve_threshold_scale(histogram, thresholds.view(), shape.levels, bits);
     const MatrixBuffer<float> shares = energy_shares(histogram, thresholds.view(), scale, shape.levels);
-    const std::vector<std::array<float, kCodes>> positions = decode_tables(shape, plain);
+    const MatrixBuffer<float> positions = decode_tables(shape, plain);
 
-    MatrixBuffer<float> h(shape.in, shape.in), compensated(shape.out, shape.in);
-    std::ranges::copy(task.stats.at(kSecondMoment), h.data());
-    for (int64_t i = 0; i < shape.in; ++i)
-      if (h.row(i)[i] == 0) h.row(i)[i] = 1;  // an input that is always zero takes no part
-    MatrixBuffer<uint8_t> codes(shape.out, shape.in);
-    const InverseFactor factor = inverse_cholesky(h.view(), options_.damping);
+    const MatrixBuffer<float> h = live_moments(task.stats.at(kSecondMoment), shape.in);
+    const InverseFactor factor = inverse_cholesky(h, options_.damping);
     if (factor.damping > options_.damping) task.note("damping", factor.damping);
-    round_with_feedback(task.weight, factor, {}, [&](const ColumnStep& step, std::span<float> error) {
-      for (size_t r = 0; r < error.size(); ++r) {
-        const int64_t row = step.first_row + static_cast<int64_t>(r), i = step.column;
-        const Grid& grid = grid_of(grids, shape, row, i);
-        const float weight = step.current(i, static_cast<int64_t>(r));
-        const uint8_t code = floor_code(weight, grid);
-        codes.row(row)[i] = code;
-        compensated.row(row)[i] = weight;
-        float decoded = 0;
-        for (size_t k = 0; k < positions.size(); ++k)
-          decoded += shares.row(static_cast<int64_t>(k))[i] * positions[k][code];
-        error[r] = weight - grid.minimum_value() - grid.scale_value() * decoded;
-      }
-    });
+    MatrixBuffer<float> compensated(shape.out, shape.in);
+    MatrixBuffer<uint8_t> codes(shape.out, shape.in);
+    NestedRounding rounding = of_shape(shape);
+    rounding.scales = grids.scales;
+    rounding.minima = grids.minima;
+    rounding.positions = positions;
+    rounding.shares = shares;
+    rounding.codes = codes;
+    rounding.compensated = compensated;
+    round_with_feedback(task.weight, factor, {}, rounding);
     if (options_.table_weights == "scale") return make_layer(compensated.view(), shape, codes, grids, {});
     MatrixBuffer<float> energies(shares.rows(), shape.in);
     for (int64_t k = 0; k < shares.rows(); ++k)
@@ -160,74 +223,112 @@ class Grinqh final : public Quantizer {
     return make_layer(compensated.view(), shape, codes, grids, energies);
   }
 
+  // Where a weight's grid lies.
+  static NestedRounding of_shape(const NestedShape& shape) {
+    NestedRounding rounding;
+    if (shape.axis == GroupAxis::input) {
+      rounding.row_stride = shape.groups();
+      rounding.grid_columns = shape.group_size();
+      rounding.column_stride = 1;
+    } else {
+      rounding.grid_rows = shape.group_size();
+      rounding.row_stride = 1;
+      rounding.column_stride = shape.groups();
+    }
+    return rounding;
+  }
+
   // Position that each 8-bit code decodes to at each level (level 0: nothing is ever served there).
-  static std::vector<std::array<float, kCodes>> decode_tables(const NestedShape& shape,
-                                                              const NestedLinear& layer) {
-    std::vector<std::array<float, kCodes>> tables;
-    for (const Level level : shape.levels) {
-      std::array<float, kCodes>& table = tables.emplace_back();
-      table.fill(0.0f);
-      for (int code = 0; code < kCodes && level > 0; ++code)
-        table[static_cast<size_t>(code)] = layer.position(level, static_cast<uint8_t>(code));
+  static MatrixBuffer<float> decode_tables(const NestedShape& shape, const NestedLinear& layer) {
+    auto tables = MatrixBuffer<float>::zeroed(static_cast<int64_t>(shape.levels.size()), kNestedCodes);
+    for (int64_t k = 0; k < tables.rows(); ++k) {
+      const Level level = shape.levels[static_cast<size_t>(k)];
+      for (int code = 0; code < kNestedCodes && level > 0; ++code)
+        tables.row(k)[code] = layer.position(level, static_cast<uint8_t>(code));
     }
     return tables;
   }
 
-  static float position(float weight, const Grid& grid) {
-    return (weight - grid.minimum_value()) / grid.scale_value();
+  Grids find_grids(const LinearTask& task, const NestedShape& shape) const {
+    const auto count = static_cast<size_t>(shape.parameters());
+    Grids grids{std::vector<uint16_t>(count), std::vector<uint16_t>(count)};
+    // A group lies in one tile: some channels by the rows of a group, or a row by all channels.
+    const bool along_inputs = shape.axis == GroupAxis::input;
+    const int64_t tile_rows = along_inputs ? 1 : shape.group_size();
+    const int64_t tile_channels = along_inputs ? shape.in : 256;
+    const int64_t across = (shape.in + tile_channels - 1) / tile_channels;
+    parallel_for((shape.out + tile_rows - 1) / tile_rows * across, [&](int64_t tile) {
+      const int64_t first_row = tile / across * tile_rows, first = tile % across * tile_channels;
+      const int64_t end_row = std::min(first_row + tile_rows, shape.out);
+      const int64_t channels = std::min(tile_channels, shape.in - first);
+      std::vector<float> low(static_cast<size_t>(channels), HUGE_VALF), high(low.size(), -HUGE_VALF);
+      for (int64_t row = first_row; row < end_row; ++row) {
+        const float* weight = task.weight.row(row) + first;
+        for (size_t i = 0; i < low.size(); ++i) {
+          low[i] = weight[i] < low[i] ? weight[i] : low[i];
+          high[i] = high[i] < weight[i] ? weight[i] : high[i];
+        }
+      }
+      const int64_t shared = along_inputs ? shape.group_size() : 1;  // channels of one group
+      for (int64_t begin = 0; begin < channels; begin += shared) {
+        const int64_t end = std::min(begin + shared, channels);
+        set_grid(*std::min_element(low.begin() + begin, low.begin() + end),
+                 *std::max_element(high.begin() + begin, high.begin() + end), task.id,
+                 static_cast<size_t>(shape.parameter(first_row, first + begin)), grids);
+      }
+    });
+    return grids;
   }
 
-  std::vector<Grid> find_grids(const LinearTask& task, const NestedShape& shape) const {
-    const auto count = static_cast<size_t>(shape.parameters());
-    std::vector<float> low(count, HUGE_VALF), high(count, -HUGE_VALF);
-    for (int64_t row = 0; row < shape.out; ++row)
-      for (int64_t i = 0; i < shape.in; ++i) {
-        const auto p = static_cast<size_t>(shape.parameter(row, i));
-        low[p] = std::min(low[p], task.weight(row, i));
-        high[p] = std::max(high[p], task.weight(row, i));
-      }
-    std::vector<Grid> grids(count);
-    for (size_t p = 0; p < count; ++p) {
-      const float margin = static_cast<float>(0.5 * (1.0 - options_.clip)) * (high[p] - low[p]);
-      const uint16_t minimum = to_half(low[p] + margin);
-      const float range = high[p] - margin - from_half(minimum);
-      // Below the smallest float16 a scale would vanish; such a group is constant to that precision.
-      const uint16_t scale = std::max<uint16_t>(to_half(std::max(range, 0.0f) / kCodes), 1);
-      if (!std::isfinite(from_half(minimum)) || !std::isfinite(from_half(scale)))
-        bad_input("{}: weights from {} to {} do not fit into float16", task.id, low[p], high[p]);
-      grids[p] = {scale, minimum};
-    }
-    return grids;
+  void set_grid(float low, float high, const std::string& layer, size_t parameter, Grids& grids) const {
+    const float margin = static_cast<float>(0.5 * (1.0 - options_.clip)) * (high - low);
+    const uint16_t minimum = to_half(low + margin);
+    const float range = high - margin - from_half(minimum);
+    // Below the smallest float16 a scale would vanish; such a group is constant to that precision.
+    const uint16_t scale = std::max<uint16_t>(to_half(std::max(range, 0.0f) / kNestedCodes), 1);
+    if (!is_finite_half(minimum) || !is_finite_half(scale))
+      bad_input("{}: weights from {} to {} do not fit into float16", layer, low, high);
+    grids.scales[parameter] = scale;
+    grids.minima[parameter] = minimum;
   }
 
   // For each level and prefix the mean position of its weights, each weighted by its scale squared and by the
   // energy that its channel serves at the level: the value that minimizes the squared output error. A prefix
   // without weights keeps the middle of its cell. energies: [levels, in], or empty.
-  std::vector<uint16_t> fit_table(Matrix<const float> w, const NestedShape& shape,
-                                  Matrix<const uint8_t> codes, const std::vector<Grid>& grids,
-                                  const MatrixBuffer<float>& energies) const {
+  static std::vector<uint16_t> fit_table(Matrix<const float> w, const NestedShape& shape,
+                                         Matrix<const uint8_t> codes, const Grids& grids,
+                                         const MatrixBuffer<float>& energies) {
+    const int levels = shape.table_levels;
+    std::vector<const float*> counts(static_cast<size_t>(levels + 1), nullptr);  // of each level's channels
+    for (size_t k = 0; k < shape.levels.size() && energies.size() > 0; ++k)
+      if (shape.levels[k] <= levels) counts[shape.levels[k]] = energies.row(static_cast<int64_t>(k));
+    // The finest level where all channels count alike says what such levels below it need.
+    int finest = levels;
+    while (finest > 0 && counts[static_cast<size_t>(finest)]) --finest;
+    const auto from_finer = [&](int level) { return level < finest && !counts[static_cast<size_t>(level)]; };
+    std::vector<PrefixSums> parts(static_cast<size_t>(row_tasks(shape)), PrefixSums(levels));
+    for_row_tasks(shape, grids, [&](int64_t task, int64_t row, const RowGrids& here) {
+      thread_local std::vector<float> positions;
+      positions.resize(static_cast<size_t>(shape.in));
+      for (int64_t i = 0; i < shape.in; ++i)
+        positions[static_cast<size_t>(i)] = nested_position(w(row, i), here.scale(i), here.minimum(i));
+      for (int level = 1; level <= levels; ++level)
+        if (!from_finer(level))
+          parts[static_cast<size_t>(task)].add_row(level, here, codes.row_span(row), positions,
+                                                   counts[static_cast<size_t>(level)]);
+    });
+    PrefixSums sums(levels);
+    for (const PrefixSums& part : parts) sums.add(part);
+    for (int level = 1; level < finest; ++level)
+      if (from_finer(level)) sums.add_finer(level, finest);
+
     std::vector<uint16_t> table;
-    for (int level = 1; level <= shape.table_levels; ++level) {
-      const auto stored = std::ranges::find(shape.levels, static_cast<Level>(level));
-      const bool weighted = energies.size() > 0 && stored != shape.levels.end();
-      const float* energy = weighted ? energies.row(stored - shape.levels.begin()) : nullptr;
-      // Sums by prefix, a row at a time so that they do not depend on threads.
-      std::vector<double> weight_sum(size_t{1} << level), position_sum(weight_sum.size());
-      for (int64_t row = 0; row < shape.out; ++row)
-        for (int64_t i = 0; i < shape.in; ++i) {
-          const Grid& grid = grids[static_cast<size_t>(shape.parameter(row, i))];
-          const double scale = grid.scale_value();
-          const double weight = scale * scale * (energy ? static_cast<double>(energy[i]) : 1.0);
-          const auto prefix = static_cast<size_t>(codes(row, i) >> (8 - level));
-          weight_sum[prefix] += weight;
-          position_sum[prefix] += weight * static_cast<double>(position(w(row, i), grid));
-        }
-      const int cell = kCodes >> level;
-      for (size_t prefix = 0; prefix < weight_sum.size(); ++prefix)
-        table.push_back(
-            to_half(static_cast<float>(weight_sum[prefix] > 0 ? position_sum[prefix] / weight_sum[prefix]
-                                                              : (static_cast<double>(prefix) + 0.5) * cell)));
-    }
+    for (int level = 1; level <= levels; ++level)
+      for (int prefix = 0; prefix < 1 << level; ++prefix) {
+        const double weight = sums.weight[table.size()], position = sums.position[table.size()];
+        const double middle = (prefix + 0.5) * (kNestedCodes >> level);
+        table.push_back(to_half(static_cast<float>(weight > 0 ? position / weight : middle)));
+      }
     return table;
   }
 

@@ -6,8 +6,6 @@
 #include <map>
 #include <numeric>
 
-#include "core/parallel.h"
-#include "quant/grading.h"
 #include "quant/grading_rule.h"
 #include "quant/precision_policy.h"
 
@@ -59,25 +57,26 @@ class GradedPolicy final : public PrecisionPolicy {
 
   void prepare(const LinearTask& task, const QuantizedLinear& quantized) override {
     Layer layer;
-    layer.full = quantized.full_level();
-    layer.levels.assign(quantized.levels().begin(), quantized.levels().end());
-    if (!options_.levels.empty()) layer.levels.assign(options_.levels.begin(), options_.levels.end());
-    for (const Level level : layer.levels) quantized.resolve(level);
-    if (options_.bits < layer.levels.front() || options_.bits > layer.levels.back())
+    layer.exact = options_.selection == "exact";
+    layer.grading.full_tokens = options_.full_tokens;
+    layer.grading.full = quantized.full_level();
+    std::vector<Level>& levels = layer.grading.levels;
+    levels.assign(quantized.levels().begin(), quantized.levels().end());
+    if (!options_.levels.empty()) levels.assign(options_.levels.begin(), options_.levels.end());
+    for (const Level level : levels) quantized.resolve(level);
+    if (options_.bits < levels.front() || options_.bits > levels.back())
       bad_input("policy 'grinqh': bits = {}: allowed is {} to {}, what the levels span", options_.bits,
-                layer.levels.front(), layer.levels.back());
+                levels.front(), levels.back());
     const bool price = options_.budget == "price";
-    MatrixBuffer<double> errors = level_errors(task.weight, quantized, layer.levels,
+    MatrixBuffer<double> errors = level_errors(task.weight, quantized, levels,
                                                price ? task.stats.at(kGradient) : std::span<const float>());
     if (options_.score == "magnitude") average_channels(errors);
-    layer.unit = unit_thresholds(errors.view(), layer.levels);
+    layer.unit = unit_thresholds(errors.view(), levels);
     // A channel costs its bits in every row.
     if (price) multiply(layer.unit, std::sqrt(static_cast<float>(task.weight.rows)));
-    layer.bits = std::make_unique<LayerBits>(task.stats.at(kHistogram), layer.unit.view(), layer.levels,
-                                             task.weight.rows);
+    layer.bits =
+        std::make_unique<LayerBits>(task.stats.at(kHistogram), layer.unit.view(), levels, task.weight.rows);
     if (options_.offset) keep_residuals(task, quantized, layer);
-    for (size_t k = 0; k + 1 < layer.levels.size(); ++k)
-      layer.increments.push_back(static_cast<Level>(layer.levels[k + 1] - layer.levels[k]));
     layers_.insert_or_assign(task.id, std::move(layer));
   }
 
@@ -108,8 +107,8 @@ class GradedPolicy final : public PrecisionPolicy {
     double weights = 0;
     for (const std::string& id : trial.layers()) {
       Layer& layer = layers_.at(id);
-      candidates.push_back(
-          {&layer, std::min<double>(options_.bits + kHeadroom, layer.levels.back()), layer.bits->weights()});
+      candidates.push_back({&layer, std::min<double>(options_.bits + kHeadroom, layer.grading.levels.back()),
+                            layer.bits->weights()});
       weights += layer.bits->weights();
     }
     double mean = 0;
@@ -123,7 +122,7 @@ class GradedPolicy final : public PrecisionPolicy {
       Candidate* best = nullptr;
       double least = HUGE_VAL;
       for (Candidate& each : candidates) {
-        if (each.bits - step / each.share < each.layer->levels.front()) continue;
+        if (each.bits - step / each.share < each.layer->grading.levels.front()) continue;
         each.layer->set_bits(each.bits - step / each.share);
         if (const double error = trial.error(); error < least) least = error, best = &each;
         each.layer->set_bits(each.bits);
@@ -135,23 +134,7 @@ class GradedPolicy final : public PrecisionPolicy {
     }
   }
 
-  Precision choose(const std::string& id, std::span<const Step> steps, Matrix<const float> x,
-                   Matrix<Level> scratch) const override {
-    const Layer& layer = layers_.at(id);
-    constexpr int64_t kTaskTokens = 64;
-    parallel_for((x.rows + kTaskTokens - 1) / kTaskTokens, [&](int64_t task) {
-      for (int64_t t = task * kTaskTokens; t < std::min((task + 1) * kTaskTokens, x.rows); ++t) {
-        const std::span<Level> levels = scratch.row_span(t);
-        if (steps[static_cast<size_t>(t)].position < options_.full_tokens)
-          std::ranges::fill(levels, layer.full);
-        else if (options_.selection == "exact")
-          layer.grade_exactly(x.row_span(t), levels);
-        else
-          layer.grade(x.row_span(t), levels);
-      }
-    });
-    return {kFullLevel, scratch};
-  }
+  const ChannelGrading* grading(const std::string& id) const override { return &layers_.at(id).grading; }
 
   // Mean code bits that each layer's thresholds are for.
   Json findings() const override {
@@ -165,9 +148,9 @@ class GradedPolicy final : public PrecisionPolicy {
 
  private:
   struct Layer {
-    Level full = 0;
-    std::vector<Level> levels, increments;
-    MatrixBuffer<float> unit, thresholds;  // [steps, in]: at scale 1, and those in force
+    ChannelGrading grading;    // in force
+    MatrixBuffer<float> unit;  // thresholds at scale 1, [levels - 1, in]
+    bool exact = false;
     std::unique_ptr<LayerBits> bits;
     double target = 0;  // mean bits that the thresholds in force are for
     // With an offset: E[x_i | bin] P(bin) of every channel, and by level what the weights are off by.
@@ -178,37 +161,16 @@ class GradedPolicy final : public PrecisionPolicy {
     void set_bits(double mean) { set_scale(solve_threshold_scale({bits.get(), 1}, mean)); }
     void set_scale(double scale) {
       target = bits->mean(scale);
-      thresholds = MatrixBuffer<float>(unit.rows(), unit.cols());
+      if (exact) grading.budget = target;
+      grading.thresholds = MatrixBuffer<float>(unit.rows(), unit.cols());
       for (int64_t i = 0; i < unit.size(); ++i)
-        thresholds.data()[i] = unit.data()[i] * static_cast<float>(scale);
+        grading.thresholds.data()[i] = unit.data()[i] * static_cast<float>(scale);
       if (!residuals.empty()) find_offset();
-    }
-
-    void grade(std::span<const float> x, std::span<Level> chosen) const {
-      grinqh::grade(x, thresholds.view(), increments, levels.front(), chosen);
-    }
-
-    // Bisection on a factor of x, which stands for the token's own scale.
-    void grade_exactly(std::span<const float> x, std::span<Level> chosen) const {
-      const double budget = target * static_cast<double>(x.size());
-      thread_local std::vector<float> scaled;
-      scaled.resize(x.size());
-      double low = -12, high = 12;  // of its logarithm
-      for (int step = 0; step < 20; ++step) {
-        const double middle = 0.5 * (low + high);
-        const auto factor = static_cast<float>(std::exp2(middle));
-        std::ranges::transform(x, scaled.begin(), [&](float value) { return value * factor; });
-        grade(scaled, chosen);
-        const double read = std::accumulate(chosen.begin(), chosen.end(), int64_t{0});
-        (read > budget ? high : low) = middle;
-      }
-      const auto factor = static_cast<float>(std::exp2(low));  // never above the budget
-      std::ranges::transform(x, scaled.begin(), [&](float value) { return value * factor; });
-      grade(scaled, chosen);
     }
 
     // sum over levels and channels of E[x_i 1(level = b)] (W - D_b)[:, i].
     void find_offset() {
+      const MatrixBuffer<float>& thresholds = grading.thresholds;
       const int64_t in = thresholds.cols();
       std::vector<double> sum(static_cast<size_t>(residuals.front().rows()), 0.0);
       for (size_t k = 0; k < residuals.size(); ++k)
@@ -240,7 +202,7 @@ class GradedPolicy final : public PrecisionPolicy {
   static void keep_residuals(const LinearTask& task, const QuantizedLinear& quantized, Layer& layer) {
     const std::span<const float> sums = task.stats.at(kSums);
     layer.sums.assign(sums.begin(), sums.end());
-    for (const Level level : layer.levels) {
+    for (const Level level : layer.grading.levels) {
       MatrixBuffer<float>& residual = layer.residuals.emplace_back(task.weight.rows, task.weight.cols);
       MatrixBuffer<float> decoded;
       if (level > 0) decoded = quantized.dequantize(level);

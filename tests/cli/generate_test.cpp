@@ -173,7 +173,7 @@ TEST(GenerateTiny, Refusals) {
   refused({"--prompt", "a", "--temperature", "nan"}, {"--temperature nan"});
   refused({"--prompt", "a", "--seed", "-1"}, {"--seed -1"});
   refused({"--prompt", "a", "--threads", "-1"}, {"--threads -1", "0"});
-  refused({"--prompt", "a", "--device", "cuda"}, {"--device", "'cuda'", "'cpu'"});
+  refused({"--prompt", "a", "--device", "cuda:99"}, {"--device", "'cuda:99'"});
   refused({"--prompt", "a", "--calibration", "x"}, {"--calibration", "--method"});
   method_refused("quantizer = \"rtn\", bits = [4, 3]", {"2 methods, expected one", "axis"});
   method_refused("quantizer = \"rtn\", bits = 9", {"bits = 9", "2 to 8"});

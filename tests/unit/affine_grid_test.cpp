@@ -44,6 +44,23 @@ TEST(AffineGrid, SymmetricByHand) {
   EXPECT_EQ(rule.round(0.0f, grid), 8);
 }
 
+TEST(AffineGrid, CoversGroupsOfEverySizeAndRoundsThemAtOnce) {
+  const AffineGridRule rule{4, false};
+  for (int64_t size = 1; size < 70; ++size) {
+    const std::vector<float> group = testing::random_vector(size, static_cast<uint64_t>(size));
+    const float low = std::min(0.0f, std::ranges::min(group)), high = std::max(0.0f, std::ranges::max(group));
+    const AffineGrid grid = rule.fit(group, "layer");
+    EXPECT_EQ(grid.scale, to_half((high - low) / 15.0f)) << size;
+    std::vector<uint8_t> codes(group.size());
+    rule.round(group, grid, codes.data());
+    for (size_t i = 0; i < group.size(); ++i) {
+      const float steps = std::nearbyint(group[i] / from_half(grid.scale)) + static_cast<float>(grid.zero);
+      EXPECT_EQ(codes[i], static_cast<int>(std::clamp(steps, 0.0f, 15.0f))) << size << " " << i;
+      EXPECT_EQ(codes[i], rule.round(group[i], grid)) << size << " " << i;
+    }
+  }
+}
+
 TEST(AffineGrid, OfZerosDecodesToZeros) {
   for (const bool symmetric : {false, true})
     for (int bits = 2; bits <= 8; ++bits) {

@@ -203,7 +203,7 @@ class Infinite final : public Collector {
     void fields(V&) {}
   };
   explicit Infinite(Options) {}
-  void observe(Matrix<const float>) override {}
+  void observe(ConstActivations) override {}
   std::vector<float> finish() override { return {0.0f, HUGE_VALF}; }
 };
 

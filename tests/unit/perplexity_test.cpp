@@ -24,12 +24,36 @@ int64_t bits_of(int32_t token, const Step& step) {
   return step.phase == Phase::prefill ? 800 : 100 + 10 * token + step.position;
 }
 
+// Features are logits already, but for a factor.
+class FakeTransformer final : public Transformer {
+ public:
+  explicit FakeTransformer(float factor) : Transformer(nothing()), factor_(factor) {}
+  void head(ConstActivations features, Matrix<float> logits) const override {
+    for (int64_t r = 0; r < features.rows; ++r)
+      for (int64_t v = 0; v < kVocab; ++v) logits(r, v) = factor_ * features.matrix()(r, v);
+  }
+
+ private:
+  static const Model& nothing() {
+    static const Model model = [] {
+      Model made;
+      made.config.hidden = made.config.vocab = kVocab;
+      return made;
+    }();
+    return model;
+  }
+  float factor_;
+};
+
+const FakeTransformer& head_times(float factor) {
+  static const FakeTransformer plain(1), doubling(2);
+  return factor == 1 ? plain : doubling;
+}
+
 class FakeModel final : public LanguageModel {
  public:
-  explicit FakeModel(bool quantized) : quantized_(quantized) {}
-  int64_t hidden() const override { return kVocab; }
-  int64_t vocab() const override { return kVocab; }
-  MatrixBuffer<float> features(const Batch& batch) override {
+  explicit FakeModel(bool quantized) : LanguageModel(head_times(1)), quantized_(quantized) {}
+  Tensor features(const Batch& batch) override {
     MatrixBuffer<float> rows(batch.rows(), kVocab);
     traffic_ = {};
     for (int64_t r = 0; r < batch.rows(); ++r) {
@@ -39,9 +63,6 @@ class FakeModel final : public LanguageModel {
       traffic_.total.push_back(bits_of(batch.tokens[at], batch.steps[at]) + 32);
     }
     return rows;
-  }
-  void logits(Matrix<const float> features, Matrix<float> logits) const override {
-    for (int64_t r = 0; r < features.rows; ++r) std::copy_n(features.row(r), kVocab, logits.row(r));
   }
   const RowTraffic* traffic() const override { return quantized_ ? &traffic_ : nullptr; }
   int64_t quantized_weights() const override { return 100; }
@@ -65,10 +86,7 @@ class FakeReference final : public ReferenceFeatures {
                     2;
   }
   // A head of its own: the subject's would give half of it.
-  void logits(Matrix<const float> features, Matrix<float> logits) const override {
-    for (int64_t r = 0; r < features.rows; ++r)
-      for (int64_t v = 0; v < kVocab; ++v) logits(r, v) = 2 * features(r, v);
-  }
+  const Transformer& transformer() const override { return head_times(2); }
 };
 
 class Recorder final : public MetricSink {
@@ -257,9 +275,7 @@ TEST_F(PerplexityEvaluator, AModelComparedWithItselfDivergesNowhere) {
           out(r, v) = logit(token_at(first_window + r / kContext, r % kContext),
                             {Phase::decode, static_cast<int32_t>(r % kContext), 0}, v, 1);
     }
-    void logits(Matrix<const float> from, Matrix<float> logits) const override {
-      FakeModel(true).logits(from, logits);
-    }
+    const Transformer& transformer() const override { return head_times(1); }
   };
   FakeModel model(true);
   const Same features;
@@ -272,9 +288,6 @@ TEST_F(PerplexityEvaluator, AModelComparedWithItselfDivergesNowhere) {
 }
 
 TEST_F(PerplexityEvaluator, BatchesAreCutWithoutATrace) {
-  EXPECT_EQ(windows_per_batch(1024), 2);
-  EXPECT_EQ(windows_per_batch(4096), 1);
-  EXPECT_EQ(windows_per_batch(2), 1024);
   Recorder one, three;
   {
     const testing::Threads threads(1);

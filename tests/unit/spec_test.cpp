@@ -39,7 +39,7 @@ TEST_F(Spec, DefaultsOfASmallExperiment) {
   const ExperimentSpec spec = read(toml());
   EXPECT_EQ(spec.title, "untitled");
   EXPECT_EQ(spec.seed, 3);
-  EXPECT_EQ(spec.device, "auto");
+  EXPECT_EQ(spec.device.arithmetic, Arithmetic::native);
   ASSERT_EQ(spec.models.size(), 1u);
   EXPECT_EQ(spec.models[0], folder_ / "model");
   EXPECT_EQ(spec.calibration.text, "self");
@@ -144,7 +144,10 @@ TEST_F(Spec, WrongTypes) {
 TEST_F(Spec, ValuesOutOfRange) {
   EXPECT_REFUSED(read(toml(), {"seed=-1"}), "f.toml", "seed = -1", "0 to");
   EXPECT_REFUSED(read("device = \"gpu\"\n" + toml()), "f.toml:1", "'gpu'");
-  EXPECT_REFUSED(read("device = \"cuda\"\n" + toml()), "f.toml:1", "'cuda'", "'cpu'");
+  EXPECT_REFUSED(read("device = \"cuda:x\"\n" + toml()), "f.toml:1", "'cuda:x'", "cuda:N");
+  EXPECT_REFUSED(read("device = \"cuda:99\"\n" + toml()), "f.toml:1", "'cuda:99'");
+  EXPECT_REFUSED(read("arithmetic = \"fp8\"\n" + toml()), "f.toml:1", "\"fp8\"", "fp32");
+  EXPECT_REFUSED(read("device = \"cpu\"\narithmetic = \"bf16\"\n" + toml()), "f.toml:1", "'bf16'");
   EXPECT_REFUSED(read(toml("[calibration]\nwindows = 0\n")), "f.toml:10", "windows = 0", "1 to");
   EXPECT_REFUSED(read(toml("[calibration]\ncontext = 1\n")), "f.toml:10", "context = 1", "2 to");
   EXPECT_REFUSED(read(toml("[calibration]\ngradient_context = 1\n")), "f.toml:10", "gradient_context = 1",

@@ -131,7 +131,7 @@ TEST_F(Transforming, AProbeMeasuresItsModuleAlone) {
   const Transformer transformer(model);
   const MatrixBuffer<int32_t> windows = testing::random_windows(model.config.vocab, 2, 12, 5);
   const ResidualStream stream(transformer, windows);
-  const StreamSample sample(stream);
+  const StreamSample sample(transformer, stream);
   const auto sites = inputs_of(model.blocks[0]);
   for (size_t site = 0; site < sites.size(); ++site) {
     StreamProbe probe(transformer, sample, 0, site);
@@ -158,12 +158,12 @@ TEST_F(Transforming, AProbeOfALayerIsItsMeanSquaredOutputChange) {
   const Transformer transformer(model);
   const MatrixBuffer<int32_t> windows = testing::random_windows(model.config.vocab, 2, 12, 6);
   const ResidualStream stream(transformer, windows);
-  const StreamSample sample(stream);
+  const StreamSample sample(transformer, stream);
   StreamProbe probe(transformer, sample, 0, 3);
   MatrixBuffer<float> inputs(stream.tokens(), model.config.intermediate);
   FloatLinears linears;
-  ObservedLinears observed(linears, [&](const LinearWeights& linear, Matrix<const float> x) {
-    if (&linear == &model.blocks[0].down) std::copy_n(x.data, inputs.size(), inputs.data());
+  ObservedLinears observed(linears, [&](const LinearWeights& linear, ConstActivations x) {
+    if (&linear == &model.blocks[0].down) std::copy_n(x.matrix().data, inputs.size(), inputs.data());
   });
   ResidualStream again(transformer, windows);
   ASSERT_EQ(again.batches(), 1u);

@@ -1,0 +1,49 @@
+// What methods may have computed elsewhere than on the CPU: the linear algebra that is heavy at the size of
+// large layers. Methods call the free functions inverse_cholesky(), symmetric_eigen(), product_*() and
+// round_with_feedback(), which ask here; there is one text of every method.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "core/cholesky.h"
+#include "core/gemm.h"
+#include "core/symmetric_eigen.h"
+
+namespace grinqh {
+
+struct FeedbackTask;  // quant/column_feedback.h
+
+// Takes and gives matrices of the host. Functions mean what the free ones of the same names say, to the
+// rounding of their arithmetic, give the same result in every run, and may be called from several threads.
+// Error if the device fails or has too little memory.
+class Accelerator {
+ public:
+  virtual ~Accelerator() = default;
+  virtual std::string name() const = 0;
+  virtual InverseFactor inverse_cholesky(Matrix<const float> h, double damping) = 0;
+  virtual SymmetricEigen symmetric_eigen(Matrix<const double> a) = 0;
+  // y = a b, or y += a b, in float32.
+  virtual void multiply(const Factor& a, const Factor& b, Matrix<float> y, Output output) = 0;
+  // Rounding that is plain data; one by a host callback never comes here.
+  virtual void round_with_feedback(const FeedbackTask& task) = 0;
+};
+
+// The one that is installed in this process, or null.
+std::shared_ptr<Accelerator> accelerator();
+// Installs one (null: none) and returns the one before.
+std::shared_ptr<Accelerator> set_accelerator(std::shared_ptr<Accelerator> next);
+
+// Installs an accelerator for as long as it lives.
+class AcceleratorScope {
+ public:
+  explicit AcceleratorScope(std::shared_ptr<Accelerator> next) : before_(set_accelerator(std::move(next))) {}
+  ~AcceleratorScope() { set_accelerator(std::move(before_)); }
+  AcceleratorScope(const AcceleratorScope&) = delete;
+  AcceleratorScope& operator=(const AcceleratorScope&) = delete;
+
+ private:
+  std::shared_ptr<Accelerator> before_;
+};
+
+}  // namespace grinqh

@@ -1,0 +1,85 @@
+// Linear layers on the device: float, replaced and quantized. Products keep to Context::type(); outputs are
+// written in the type of y.
+#pragma once
+
+#include <map>
+#include <vector>
+
+#include "cuda/device_weights.h"
+#include "cuda/grading.h"
+#include "cuda/model_weights.h"
+#include "runtime/linear_executor.h"
+
+namespace grinqh::cuda {
+
+class DeviceLinears : public LinearExecutor {
+ public:
+  DeviceLinears(const Context& context, const ModelWeights& weights) : context_(context), weights_(weights) {}
+  void run(const LinearWeights& linear, ConstActivations x, Activations y) override {
+    run_float(linear, view(x), view(y));
+  }
+
+ protected:
+  void run_float(const LinearWeights& linear, ConstView x, View y);
+  void multiply(ConstView x, ConstView weight, View y) const;
+  void add_bias_of(const LinearWeights& linear, View y) const;
+
+  const Context& context_;
+  const ModelWeights& weights_;
+};
+
+class DeviceReplacedLinears final : public DeviceLinears {
+ public:
+  DeviceReplacedLinears(const Context& context, const ModelWeights& weights,
+                        std::span<const LinearWeights* const> layers,
+                        std::span<const Matrix<const float>> replacements);
+  void run(const LinearWeights& linear, ConstActivations x, Activations y) override;
+
+ private:
+  std::map<const LinearWeights*, OwnedMatrix> replaced_;
+};
+
+// What runtime/linear_executor.h QuantizedLinears is for the CPU. Packed weights are uploaded when a layer
+// first runs, and decoded for each batch; levels and their counts stay on the device until traffic() asks.
+class DeviceQuantizedLinears final : public QuantizedExecutor {
+ public:
+  DeviceQuantizedLinears(const Context& context, const ModelWeights& weights, const QuantizedModel& model,
+                         const PrecisionPolicy* policy, Level prefill_level);
+  ~DeviceQuantizedLinears() override;
+
+  void begin_batch(std::span<const Step> steps) override;
+  void run(const LinearWeights& linear, ConstActivations x, Activations y) override;
+  const PrecisionPolicy* policy() const override { return policy_; }
+  const RowTraffic& traffic() const override;
+
+ private:
+  struct Layer;    // a quantized layer on the device
+  struct Choice;   // what the batch reads of a layer
+  class Products;  // by which they are multiplied
+
+  Layer& layer_of(const LinearWeights& linear, const QuantizedLinear& quantized);
+  Choice choose(Layer& layer, ConstView x);
+  void count(const Layer& layer, const Choice& choice);
+  void add_offset(const Layer& layer, View y);
+
+  const Context& context_;
+  const ModelWeights& weights_;
+  const QuantizedModel& model_;
+  const PrecisionPolicy* policy_;
+  Level prefill_level_;
+  DeviceLinears float_;
+  std::vector<Step> steps_;
+  int64_t decoded_rows_ = 0;
+  Array<uint8_t> decodes_;  // [rows], 1 for a decoded one
+  std::map<std::string, std::unique_ptr<Layer>, std::less<>> layers_;
+
+  // Of the batch: counts of levels by layer, still on the device, and what traffic() makes of all.
+  struct Counted {
+    const QuantizedLinear* layer;
+    Array<int32_t> counts;  // [rows, kMaxLevel + 1]
+  };
+  mutable std::vector<Counted> counted_;
+  mutable RowTraffic traffic_;
+};
+
+}  // namespace grinqh::cuda

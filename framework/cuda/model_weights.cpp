@@ -1,0 +1,100 @@
+#include "cuda/model_weights.h"
+
+#include "core/error.h"
+#include "cuda/ops.h"
+
+namespace grinqh::cuda {
+
+OwnedMatrix::OwnedMatrix(const Context& context, int64_t rows, int64_t cols, Type type)
+    : bytes_(context.bytes(rows * padded(cols) * size_of(type))),
+      view_{bytes_.data(), rows, cols, padded(cols), type} {}
+
+namespace {
+
+// Host rows that lie one after the other into a device matrix of the same type.
+void copy_rows_up(const Context& context, const void* host, const View& to) {
+  const auto width = static_cast<size_t>(to.cols * size_of(to.type));
+  check_call(cudaMemcpy2DAsync(to.data, static_cast<size_t>(to.stride * size_of(to.type)), host, width, width,
+                               static_cast<size_t>(to.rows), cudaMemcpyHostToDevice, context.stream()),
+             "cudaMemcpy2DAsync");
+}
+
+OwnedMatrix converted(const Context& context, const void* host, int64_t rows, int64_t cols, Type from,
+                      Type to) {
+  OwnedMatrix matrix(context, rows, cols, from);
+  copy_rows_up(context, host, matrix.view());
+  context.synchronize();  // the host's memory may end
+  if (from == to) return matrix;
+  OwnedMatrix result(context, rows, cols, to);
+  copy(matrix.view(), result.view(), context.stream());
+  return result;
+}
+
+int64_t elements_of(const Model& model) {
+  int64_t sum = model.embedding.elements() + (model.config.tied_head ? 0 : model.head.elements());
+  for (const BlockWeights& block : model.blocks)
+    for (const LinearWeights* linear :
+         {&block.q, &block.k, &block.v, &block.o, &block.gate, &block.up, &block.down})
+      sum += linear->weight.elements();
+  return sum;
+}
+
+}  // namespace
+
+OwnedMatrix upload_matrix(const Context& context, const TensorView& tensor, Type type) {
+  if (tensor.dtype == DType::bf16)
+    return converted(context, tensor.bytes.data(), tensor.rows(), tensor.cols(), Type::bf16, type);
+  return upload_matrix(context, to_float(tensor).view(), type);
+}
+
+OwnedMatrix upload_matrix(const Context& context, Matrix<const float> matrix, Type type) {
+  check(matrix.stride == matrix.cols, "rows one after the other");
+  return converted(context, matrix.data, matrix.rows, matrix.cols, Type::f32, type);
+}
+
+MemoryPlan plan_memory(const Model& model, Type type, int64_t tokens) {
+  const ModelConfig& config = model.config;
+  MemoryPlan plan;
+  plan.weights = elements_of(model) * size_of(type);
+  // The stream and its norm and update, q, k, v and the mix, gate and up, and half as much again for masked
+  // inputs and differences of weights.
+  const int64_t floats = 2 * config.hidden * 4;
+  const int64_t typed =
+      2 * config.hidden + 2 * (config.heads + config.kv_heads) * config.head_dim + 2 * config.intermediate;
+  plan.activations = tokens * (floats + typed * size_of(type)) * 3 / 2;
+  return plan;
+}
+
+ModelWeights::ModelWeights(const Context& context, const Model& model) : tied_(model.config.tied_head) {
+  constexpr int64_t kLeastTokens = 2048;
+  const Type type = context.type();
+  const MemoryPlan plan = plan_memory(model, type, kLeastTokens);
+  const MemoryState memory = memory_state();
+  if (plan.weights + plan.activations > memory.free)
+    bad_input(
+        "{}: does not fit on {}: weights {:.2f} GiB and {:.2f} GiB for {} tokens at a time are needed, "
+        "{:.2f} "
+        "of {:.2f} GiB are free",
+        model.folder.string(), to_string(context.choice()), static_cast<double>(plan.weights) / (1 << 30),
+        static_cast<double>(plan.activations) / (1 << 30), kLeastTokens,
+        static_cast<double>(memory.free) / (1 << 30), static_cast<double>(memory.total) / (1 << 30));
+  embedding_ = upload_matrix(context, model.embedding, type);
+  if (!tied_) head_ = upload_matrix(context, model.head, type);
+  for (const BlockWeights& block : model.blocks)
+    for (const LinearWeights* linear :
+         {&block.q, &block.k, &block.v, &block.o, &block.gate, &block.up, &block.down}) {
+      Linear& uploaded = linears_[linear->id];
+      uploaded.weight = upload_matrix(context, linear->weight, type);
+      if (linear->bias.empty()) continue;
+      const std::vector<float> bias = to_float_vector(linear->bias);
+      uploaded.bias = context.upload(bias.data(), static_cast<int64_t>(bias.size()));
+    }
+}
+
+const ModelWeights::Linear& ModelWeights::linear(const std::string& id) const {
+  const auto found = linears_.find(id);
+  check(found != linears_.end(), "a linear layer of the model");
+  return found->second;
+}
+
+}  // namespace grinqh::cuda
