@@ -37,6 +37,8 @@ TEST(PmpdOnABase, EachTokenIsGradedByTheBudgetOfItsPrecision) {
   const Matrix<const float> x = layer.inputs.view().rows_between(0, tokens);
   policy->prepare(layer.task(), *quantized);
   policy->allot();
+  EXPECT_TRUE(policy->looks_at_inputs());
+  EXPECT_FALSE(make("pmpd", {{"steps", {2}}})->looks_at_inputs());
   MatrixBuffer<Level> scratch(tokens, layer.kIn);
   const Precision chosen = policy->choose(layer.task().id, steps, x, scratch);
   for (const int budget : {5, 3, 2}) {

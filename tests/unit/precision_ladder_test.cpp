@@ -98,6 +98,7 @@ TEST(PrecisionLadder, EveryRungGoesThroughTheStagesAndIsTunedAlone) {
   Asking trial(ladder);
   ladder.allot();
   EXPECT_TRUE(ladder.tunes());
+  EXPECT_TRUE(ladder.looks_at_inputs());
   ladder.tune(trial);
   for (const int precision : {6, 4, 2}) {
     const Json found = ladder.findings()[std::to_string(precision)];
