@@ -26,6 +26,31 @@ void add_statistics(const CalibrationStats& more, CalibrationStats& stats) {
   }
 }
 
+CalibrationStats merge_statistics(const CalibrationStats& a, const CalibrationStats& b) {
+  CalibrationStats merged;
+  std::map<const LayerStats*, std::shared_ptr<const LayerStats>> known;  // layers that share an input
+  for (const auto& [id, first] : a) {
+    const auto second = b.find(id);
+    if (second == b.end()) continue;
+    std::shared_ptr<const LayerStats>& joint = known[first.get()];
+    if (!joint) {
+      auto both = std::make_shared<LayerStats>();
+      both->tokens = first->tokens + second->second->tokens;
+      for (const auto& [name, values] : first->values) {
+        const auto other = second->second->values.find(name);
+        if (other == second->second->values.end()) continue;
+        const bool of_inputs = Registry<Collector>::get().contains(name);
+        const Merge how = of_inputs ? Registry<Collector>::get().make(name)->merge() : Merge::mean;
+        both->values.emplace(
+            name, merge_values(how, {values, first->tokens}, {other->second, second->second->tokens}));
+      }
+      joint = std::move(both);
+    }
+    merged.insert_or_assign(id, joint);
+  }
+  return merged;
+}
+
 BlockCollectors::BlockCollectors(const Transformer& transformer,
                                  const std::vector<std::vector<const LinearWeights*>>& sites,
                                  const CollectorNames& names)

@@ -18,6 +18,10 @@ using CalibrationStats = std::map<std::string, std::shared_ptr<const LayerStats>
 // `stats` with the values of `more` added. Both have the same layers, or `stats` has none.
 void add_statistics(const CalibrationStats& more, CalibrationStats& stats);
 
+// Of two sets of tokens: the statistics of both together, for layers and names that both have. Names that no
+// collector of inputs has (those of drift and of gradients) are means over tokens.
+CalibrationStats merge_statistics(const CalibrationStats& a, const CalibrationStats& b);
+
 // The seven linear layers of a block, grouped by the input they share, in the order in which they run.
 std::vector<std::vector<const LinearWeights*>> inputs_of(const BlockWeights& block);
 

@@ -34,6 +34,7 @@ class MagnitudeHistogram final : public Collector {
   }
 
   std::vector<float> finish() override { return {counts_.begin(), counts_.end()}; }
+  Merge merge() const override { return Merge::sum; }
 
  private:
   std::vector<uint32_t> counts_;
@@ -156,6 +157,7 @@ class MaxMagnitude final : public ChannelMagnitude<Maximum> {
   };
   explicit MaxMagnitude(Options) {}
   std::vector<float> finish() override { return {values_.begin(), values_.end()}; }
+  Merge merge() const override { return Merge::largest; }
 };
 
 // E[(x_float - x) x^T]: how far the inputs have drifted from the float model's, seen from the inputs. [in,

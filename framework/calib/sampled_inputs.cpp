@@ -26,6 +26,8 @@ class SampledInputs final : public Collector {
     }
   }
 
+  Merge merge() const override { return Merge::sample; }
+
   std::vector<float> finish() override {
     std::vector<float> values;
     for (const std::vector<float>& row : rows_) values.insert(values.end(), row.begin(), row.end());
@@ -34,7 +36,7 @@ class SampledInputs final : public Collector {
   }
 
  private:
-  static constexpr size_t kTokens = 512;
+  static constexpr size_t kTokens = kSampledTokens;
 
   void halve() {
     for (size_t i = 0; 2 * i < rows_.size(); ++i) std::swap(rows_[i], rows_[2 * i]);

@@ -15,6 +15,7 @@
 #include "experiment/rehearsal.h"
 #include "experiment/transforms.h"
 #include "model/tokenizer.h"
+#include "runtime/backend.h"
 #include "runtime/generate.h"
 
 namespace grinqh {
@@ -149,6 +150,7 @@ int generate_text(const std::vector<std::string>& words) {
   const DeviceChoice device = chosen_device(arguments);
   apply_threads(arguments);
   const Request request = read_request(arguments);
+  const AcceleratorScope scope(make_accelerator(device));
 
   const Model model = load_model(arguments.get<std::string>("model"));
   const Tokenizer tokenizer(model.folder / "tokenizer.json");

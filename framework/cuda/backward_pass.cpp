@@ -29,7 +29,7 @@ class BackwardPass::TapedLinears final : public DeviceLinears {
       fill_zero(y.data, y.rows * y.stride * size_of(view(y).type), context_.stream());
       return;  // the block's output is known: it is what the next block began with
     }
-    run_float(linear, view(x), view(y));
+    run_float(linear, view(x), view(y), 0.0f);
     for (const auto& [layer, output] : {std::pair{&block_.q, &tape_.q},
                                         {&block_.k, &tape_.k},
                                         {&block_.v, &tape_.v},

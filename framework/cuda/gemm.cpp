@@ -20,6 +20,7 @@ constexpr size_t kWorkspace = size_t{64} << 20;
 
 // Products below this take the library's first choice; above, the choices are timed once.
 constexpr double kFlopsWorthTiming = 5e10;
+constexpr int64_t kRowsWorthTiming = 4096;  // whole batches; what is left at a text's end comes once
 constexpr int kCandidates = 6;
 
 void check_blas(cublasStatus_t status, const char* call) {
@@ -187,7 +188,7 @@ struct Gemm::State {
     recipe.y = make_layout(product.y);
     const std::vector<cublasLtMatmulHeuristicResult_t> found = candidates(product, recipe);
     recipe.algorithm = found.front().algo;
-    if (product.flops() >= kFlopsWorthTiming && found.size() > 1)
+    if (product.flops() >= kFlopsWorthTiming && product.n % kRowsWorthTiming == 0 && found.size() > 1)
       recipe.algorithm = fastest(product, recipe, found, stream);
   }
 
@@ -254,6 +255,7 @@ struct Gemm::State {
       for (int round = 0; round < kRounds; ++round) {
         const float yardstick = time(first);
         worst = std::max(worst, time(found[i].algo) / yardstick);
+        if (worst >= least) break;
       }
       if (worst < least) least = worst, best = found[i].algo;
     }

@@ -8,17 +8,17 @@
 
 namespace grinqh::cuda {
 
-void DeviceLinears::multiply(ConstView x, ConstView weight, View y) const {
+void DeviceLinears::multiply(ConstView x, ConstView weight, View y, float beta) const {
   Bytes storage;
-  context_.gemm().nt(in_type(context_, x, weight.type, storage), weight, y, 1.0f, 0.0f, context_.stream());
+  context_.gemm().nt(in_type(context_, x, weight.type, storage), weight, y, 1.0f, beta, context_.stream());
 }
 
 void DeviceLinears::add_bias_of(const LinearWeights& linear, View y) const {
   if (!linear.bias.empty()) add_bias(y, weights_.linear(linear.id).bias.data(), context_.stream());
 }
 
-void DeviceLinears::run_float(const LinearWeights& linear, ConstView x, View y) {
-  multiply(x, weights_.linear(linear.id).weight.view(), y);
+void DeviceLinears::run_float(const LinearWeights& linear, ConstView x, View y, float beta) {
+  multiply(x, weights_.linear(linear.id).weight.view(), y, beta);
   add_bias_of(linear, y);
 }
 
@@ -33,7 +33,7 @@ DeviceReplacedLinears::DeviceReplacedLinears(const Context& context, const Model
 
 void DeviceReplacedLinears::run(const LinearWeights& linear, ConstActivations x, Activations y) {
   const auto replaced = replaced_.find(&linear);
-  if (replaced == replaced_.end()) return run_float(linear, view(x), view(y));
+  if (replaced == replaced_.end()) return run_float(linear, view(x), view(y), 0.0f);
   multiply(view(x), replaced->second.view(), view(y));
   add_bias_of(linear, view(y));
 }

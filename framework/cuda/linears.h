@@ -16,12 +16,14 @@ class DeviceLinears : public LinearExecutor {
  public:
   DeviceLinears(const Context& context, const ModelWeights& weights) : context_(context), weights_(weights) {}
   void run(const LinearWeights& linear, ConstActivations x, Activations y) override {
-    run_float(linear, view(x), view(y));
+    run_float(linear, view(x), view(y), 0.0f);
   }
+  // y += x weight^T + bias: the product adds to the residual stream itself.
+  void run_onto(const LinearWeights& linear, ConstView x, View y) { run_float(linear, x, y, 1.0f); }
 
  protected:
-  void run_float(const LinearWeights& linear, ConstView x, View y);
-  void multiply(ConstView x, ConstView weight, View y) const;
+  void run_float(const LinearWeights& linear, ConstView x, View y, float beta);
+  void multiply(ConstView x, ConstView weight, View y, float beta = 0.0f) const;
   void add_bias_of(const LinearWeights& linear, View y) const;
 
   const Context& context_;

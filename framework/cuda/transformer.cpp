@@ -1,9 +1,12 @@
 #include "cuda/transformer.h"
 
 #include <algorithm>
+#include <typeinfo>
 
 #include "core/backend_module.h"
 #include "core/error.h"
+#include "core/rng.h"
+#include "cuda/accelerator.h"
 #include "cuda/backward_pass.h"
 #include "cuda/ops.h"
 #include "cuda/scores.h"
@@ -137,8 +140,8 @@ void DeviceTransformer::attend(const Batch& batch, ConstView q, View k, View v, 
   }
 }
 
-void DeviceTransformer::attention(int64_t block, const Batch& batch, ConstActivations x,
-                                  LinearExecutor& linears, KvCache* cache, Activations out) const {
+Tensor DeviceTransformer::mix(int64_t block, const Batch& batch, ConstActivations x, LinearExecutor& linears,
+                              KvCache* cache) const {
   const BlockWeights& weights = model().blocks[static_cast<size_t>(block)];
   const AttentionShape heads = shape();
   const int64_t kv_width = heads.kv_heads * heads.head_dim;
@@ -149,36 +152,53 @@ void DeviceTransformer::attention(int64_t block, const Batch& batch, ConstActiva
   linears.run(weights.k, x, k);
   linears.run(weights.v, x, v);
   turn(block, batch, view(q.view()), view(k.view()));
-  const Tensor mixed = context_.tensor(x.rows, heads.heads * heads.head_dim, type);
+  Tensor mixed = context_.tensor(x.rows, heads.heads * heads.head_dim, type);
   attend(batch, view(q.view()), view(k.view()), view(v.view()), block, cache, view(mixed.view()));
-  linears.run(weights.o, mixed, out);
+  return mixed;
 }
 
-void DeviceTransformer::mlp(int64_t block, ConstActivations x, LinearExecutor& linears,
-                            Activations out) const {
+Tensor DeviceTransformer::activate(int64_t block, ConstActivations x, LinearExecutor& linears) const {
   const BlockWeights& weights = model().blocks[static_cast<size_t>(block)];
   const int64_t width = model().config.intermediate;
-  const Tensor gate = context_.tensor(x.rows, width, context_.type());
+  Tensor gate = context_.tensor(x.rows, width, context_.type());
   const Tensor up = context_.tensor(x.rows, width, context_.type());
   linears.run(weights.gate, x, gate);
   linears.run(weights.up, x, up);
   silu_multiply(view(gate.view()), view(up.view()), view(gate.view()), context_.stream());
-  linears.run(weights.down, gate, out);
+  return gate;
+}
+
+void DeviceTransformer::attention(int64_t block, const Batch& batch, ConstActivations x,
+                                  LinearExecutor& linears, KvCache* cache, Activations out) const {
+  linears.run(model().blocks[static_cast<size_t>(block)].o, mix(block, batch, x, linears, cache), out);
+}
+
+void DeviceTransformer::mlp(int64_t block, ConstActivations x, LinearExecutor& linears,
+                            Activations out) const {
+  linears.run(model().blocks[static_cast<size_t>(block)].down, activate(block, x, linears), out);
+}
+
+void DeviceTransformer::add_product(const LinearWeights& linear, ConstActivations x, LinearExecutor& linears,
+                                    Activations stream) const {
+  // Executors derived from it see every layer's output, so they must make one.
+  if (typeid(linears) == typeid(DeviceLinears))
+    return static_cast<DeviceLinears&>(linears).run_onto(linear, view(x), view(stream));
+  const Tensor update = context_.tensor(stream.rows, stream.cols, context_.type());
+  linears.run(linear, x, update);
+  add_rows(view(stream), view(update.view()), context_.stream());
 }
 
 void DeviceTransformer::run_block(int64_t block, const Batch& batch, Activations x, LinearExecutor& linears,
                                   KvCache* cache) const {
+  const BlockWeights& weights = model().blocks[static_cast<size_t>(block)];
   const Norms& norms = device_norms(block);
-  const View stream = view(x);
   const Tensor normalized = context_.tensor(x.rows, x.cols, context_.type());
-  const Tensor update = context_.tensor(x.rows, x.cols, context_.type());
-  rms_norm(stream, norms.attention.data(), eps(), view(normalized.view()), context_.stream());
-  attention(block, batch, normalized, linears, cache, update);
-  add_rows(stream, view(update.view()), context_.stream());
+  const View target = view(normalized.view());
+  rms_norm(view(x), norms.attention.data(), eps(), target, context_.stream());
+  add_product(weights.o, mix(block, batch, normalized, linears, cache), linears, x);
 
-  rms_norm(stream, norms.mlp.data(), eps(), view(normalized.view()), context_.stream());
-  mlp(block, normalized, linears, update);
-  add_rows(stream, view(update.view()), context_.stream());
+  rms_norm(view(x), norms.mlp.data(), eps(), target, context_.stream());
+  add_product(weights.down, activate(block, normalized, linears), linears, x);
 }
 
 void DeviceTransformer::final_norm(Activations x) const {
@@ -266,6 +286,38 @@ bool DeviceTransformer::all_finite(ConstActivations x) const {
   return found == 0;
 }
 
+double DeviceTransformer::time_product(int64_t tokens, int64_t in, int64_t out) const {
+  constexpr int kRepetitions = 8;
+  const auto random = [&](int64_t rows, int64_t cols) {
+    constexpr int64_t kDistinct = 4096;  // rows; the product does not mind that they come again
+    MatrixBuffer<float> host(std::min(rows, kDistinct), cols);
+    Rng rng(static_cast<uint64_t>(rows));
+    for (int64_t i = 0; i < host.size(); ++i) host.data()[i] = static_cast<float>(rng.uniform() - 0.5);
+    OwnedMatrix matrix(context_, rows, cols, context_.type());
+    for (int64_t first = 0; first < rows; first += host.rows()) {
+      const int64_t count = std::min(host.rows(), rows - first);
+      context_.copy(host.view().rows_between(0, count),
+                    activations(matrix.view().rows_between(first, first + count)));
+    }
+    return matrix;
+  };
+  const OwnedMatrix x = random(tokens, in), w = random(out, in), y(context_, tokens, out, context_.type());
+  const auto run = [&] { context_.gemm().nt(x.view(), w.view(), y.view(), 1.0f, 0.0f, context_.stream()); };
+  run();
+  cudaEvent_t begin = nullptr, end = nullptr;
+  check_call(cudaEventCreate(&begin), "cudaEventCreate");
+  check_call(cudaEventCreate(&end), "cudaEventCreate");
+  check_call(cudaEventRecord(begin, context_.stream()), "cudaEventRecord");
+  for (int i = 0; i < kRepetitions; ++i) run();
+  check_call(cudaEventRecord(end, context_.stream()), "cudaEventRecord");
+  synchronize();
+  float milliseconds = 0;
+  check_call(cudaEventElapsedTime(&milliseconds, begin, end), "cudaEventElapsedTime");
+  cudaEventDestroy(begin);
+  cudaEventDestroy(end);
+  return static_cast<double>(milliseconds) * 1e-3 / kRepetitions;
+}
+
 namespace {
 
 const RegisterCudaDevices devices{device_count};
@@ -275,6 +327,7 @@ const RegisterBackend backend{Device::cuda,
                                   DType rope_frequencies) -> std::unique_ptr<Transformer> {
                                  return std::make_unique<DeviceTransformer>(model, device, rope_frequencies);
                                },
+                               [](const DeviceChoice& device) { return make_accelerator(device.index); },
                                [](const DeviceChoice& device) { return device_description(device.index); }}};
 
 }  // namespace

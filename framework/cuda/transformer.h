@@ -46,6 +46,8 @@ class DeviceTransformer final : public Transformer {
   void copy(ConstActivations from, Activations to) const override { context_.copy(from, to); }
   double squared_distance(ConstActivations a, ConstActivations b) const override;
   bool all_finite(ConstActivations x) const override;
+  void synchronize() const override { context_.synchronize(); }
+  double time_product(int64_t tokens, int64_t in, int64_t out) const override;
 
   // For the backward pass.
   const Context& context() const { return context_; }
@@ -69,6 +71,13 @@ class DeviceTransformer final : public Transformer {
   int64_t plan_batch_tokens() const;
   // q and k by their norms, if there are any, and their positions.
   void turn(int64_t block, const Batch& batch, View q, View k) const;
+  // What the heads mixed, and what goes into the down projection. x: the normalized stream.
+  Tensor mix(int64_t block, const Batch& batch, ConstActivations x, LinearExecutor& linears,
+             KvCache* cache) const;
+  Tensor activate(int64_t block, ConstActivations x, LinearExecutor& linears) const;
+  // stream += x weight^T + bias.
+  void add_product(const LinearWeights& linear, ConstActivations x, LinearExecutor& linears,
+                   Activations stream) const;
   void attend(const Batch& batch, ConstView q, View k, View v, int64_t block, KvCache* cache, View out) const;
 
   Context context_;

@@ -14,6 +14,7 @@
 #include "experiment/provenance.h"
 #include "experiment/rehearsal.h"
 #include "experiment/transforms.h"
+#include "runtime/backend.h"
 #include "store/part_file.h"
 #include "store/result_file.h"
 
@@ -364,6 +365,7 @@ class Runner {
 }  // namespace
 
 RunOutcome run_experiment(const ExperimentSpec& spec, const RunOptions& options) {
+  const AcceleratorScope scope(make_accelerator(spec.device));
   return Runner(spec, options).run();
 }
 

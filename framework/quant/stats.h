@@ -11,6 +11,7 @@
 
 #include "core/error.h"
 #include "core/tensor.h"
+#include "quant/merge_values.h"
 
 namespace grinqh {
 
@@ -46,6 +47,8 @@ class Collector {
   virtual ~Collector() = default;
   virtual void observe(ConstActivations x) = 0;  // [tokens, in]
   virtual std::vector<float> finish() = 0;
+  // What finish() gives, for merge_statistics().
+  virtual Merge merge() const { return Merge::mean; }
 };
 
 // The same for what compares a layer's inputs with those that the float model has for the same tokens.

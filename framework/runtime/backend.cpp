@@ -26,6 +26,11 @@ const Backend& backend_of(Device device) {
   return found->second;
 }
 
+std::shared_ptr<Accelerator> make_accelerator(const DeviceChoice& device) {
+  if (device.device == Device::cpu) return nullptr;
+  return backend_of(device.device).make_accelerator(device);
+}
+
 std::unique_ptr<Transformer> make_transformer(const Model& model, const DeviceChoice& device,
                                               DType rope_frequencies) {
   if (device.device == Device::cpu) return std::make_unique<Transformer>(model, rope_frequencies);

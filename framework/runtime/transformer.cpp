@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "core/error.h"
+#include "core/gemm.h"
 #include "core/parallel.h"
 #include "core/vector_math.h"
 
@@ -185,6 +186,10 @@ bool Transformer::all_finite(ConstActivations x) const {
         std::ranges::all_of(values.row_span(t), [](float value) { return std::isfinite(value); });
   });
   return std::ranges::count(finite, 0) == 0;
+}
+
+double Transformer::time_product(int64_t tokens, int64_t in, int64_t out) const {
+  return time_blas_sgemm(tokens, in, out, 1);
 }
 
 MatrixBuffer<float> Transformer::to_host(ConstActivations x) const {

@@ -79,6 +79,12 @@ class Transformer {
   virtual double squared_distance(ConstActivations a, ConstActivations b) const;
   virtual bool all_finite(ConstActivations x) const;
 
+  // Waits for what was asked for; on the CPU it is done.
+  virtual void synchronize() const {}
+  // Seconds that the device's library takes for y = x w^T by itself, x: [tokens, in], w: [out, in], random:
+  // the yardstick of `bench forward`.
+  virtual double time_product(int64_t tokens, int64_t in, int64_t out) const;
+
   MatrixBuffer<float> to_host(ConstActivations x) const;
   Tensor copy_of(ConstActivations x) const;
 

@@ -47,6 +47,20 @@ TEST_P(EveryCollector, SeesAViewAsItIs) {
   EXPECT_EQ(collector->finish(), collect(kTokens));
 }
 
+TEST_P(EveryCollector, MergesPartsIntoTheWhole) {
+  constexpr int64_t kFirst = 32;
+  const auto part = [&](int64_t begin, int64_t end) {
+    const auto collector = Registry<Collector>::get().make(GetParam());
+    collector->observe(x_.view().rows_between(begin, end));
+    return collector->finish();
+  };
+  const std::vector<float> first = part(0, kFirst), second = part(kFirst, kTokens), whole = collect(kTokens);
+  const std::vector<float> merged = merge_values(Registry<Collector>::get().make(GetParam())->merge(),
+                                                 {first, kFirst}, {second, kTokens - kFirst});
+  ASSERT_EQ(merged.size(), whole.size());
+  EXPECT_LT(testing::relative_error(std::span<const float>(merged), std::span<const float>(whole)), 1e-6);
+}
+
 INSTANTIATE_TEST_SUITE_P(Registered, EveryCollector, ::testing::ValuesIn(Registry<Collector>::get().names()),
                          [](const auto& each) { return each.param; });
 

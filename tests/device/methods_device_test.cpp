@@ -8,6 +8,7 @@
 #include "core/registry.h"
 #include "device/on_gpu.h"
 #include "experiment/prepare.h"
+#include "quant/gradient_collector.h"
 #include "runtime/language_model.h"
 
 namespace grinqh {
@@ -49,8 +50,7 @@ TEST_P(EveryStatistic, IsTheCpus) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Registered, EveryStatistic,
-                         ::testing::ValuesIn(Registry<Collector>::get().names()),
+INSTANTIATE_TEST_SUITE_P(Registered, EveryStatistic, ::testing::ValuesIn(Registry<Collector>::get().names()),
                          [](const auto& each) { return each.param; });
 
 class EveryGradientStatistic : public ::testing::TestWithParam<std::string> {};
@@ -91,7 +91,8 @@ TEST_P(EveryMethod, PredictsAsOnTheCpu) {
 
   constexpr int64_t kPrompt = 24;
   const Batch batch = Batch::of_windows(embedded.windows(2, 96), kPrompt);
-  QuantizedLanguageModel here(cpu(), calibrated.model, policy.get()), there(*gpu, calibrated.model, policy.get());
+  QuantizedLanguageModel here(cpu(), calibrated.model, policy.get()),
+      there(*gpu, calibrated.model, policy.get());
   const Tensor expected = here.features(batch), found = there.features(batch);
   std::vector<int32_t> next(batch.tokens.begin() + 1, batch.tokens.end());
   next.push_back(-1);
@@ -114,17 +115,21 @@ TEST_P(EveryMethod, PredictsAsOnTheCpu) {
 
 INSTANTIATE_TEST_SUITE_P(
     Methods, EveryMethod,
-    ::testing::Values(
-        "quantizer = \"rtn\", bits = 3", "quantizer = \"rtn\", bits = 4, symmetric = true, group = 0",
-        "quantizer = \"hqq\"", "quantizer = \"sinq\"", "quantizer = \"awq\", scales = \"keep\"",
-        "quantizer = \"squeezellm\", sensitivity = \"second_moment\", large_outliers = 0.01",
-        "quantizer = \"any_precision\", sensitivity = \"second_moment\", policy = { name = \"uniform\", level = 4 }",
-        "quantizer = \"mixed_2_4_16\"", "quantizer = \"slim_llm\"",
-        "quantizer = \"dense\", policy = { name = \"teal\", sparsity = 0.4 }",
-        "quantizer = \"grinqh\", policy = { name = \"uniform\", level = 2 }",
-        "quantizer = \"grinqh\", levels = [0, 1, 2, 3, 4, 5, 6, 8], policy = { name = \"grinqh\", bits = 3.0 }",
-        "quantizer = \"grinqh\", policy = { name = \"grinqh\", bits = 2.5, selection = \"exact\", full_tokens = 30, offset = true }",
-        "quantizer = \"grinqh\", levels = [0, 2, 3, 4, 8], policy = { name = \"pmpd\", high = 4, low = 3 }"),
+    ::testing::Values("quantizer = \"rtn\", bits = 3",
+                      "quantizer = \"rtn\", bits = 4, symmetric = true, group = 0", "quantizer = \"hqq\"",
+                      "quantizer = \"sinq\"", "quantizer = \"awq\", scales = \"keep\"",
+                      "quantizer = \"squeezellm\", sensitivity = \"second_moment\", large_outliers = 0.01",
+                      "quantizer = \"any_precision\", sensitivity = \"second_moment\", policy = { name = "
+                      "\"uniform\", level = 4 }",
+                      "quantizer = \"mixed_2_4_16\"", "quantizer = \"slim_llm\"",
+                      "quantizer = \"dense\", policy = { name = \"teal\", sparsity = 0.4 }",
+                      "quantizer = \"grinqh\", policy = { name = \"uniform\", level = 2 }",
+                      "quantizer = \"grinqh\", levels = [0, 1, 2, 3, 4, 5, 6, 8], policy = { name = "
+                      "\"grinqh\", bits = 3.0 }",
+                      "quantizer = \"grinqh\", policy = { name = \"grinqh\", bits = 2.5, selection = "
+                      "\"exact\", full_tokens = 30, offset = true }",
+                      "quantizer = \"grinqh\", levels = [0, 2, 3, 4, 8], policy = { name = \"pmpd\", levels "
+                      "= [4, 3], steps = [20] }"),
     [](const auto& each) { return "case_" + std::to_string(each.index); });
 
 }  // namespace

@@ -6,11 +6,14 @@
 #include "core/backend_module.h"
 #include "core/progress.h"
 #include "embedded_models.h"
+#include "model_files.h"
 #include "numbers.h"
 
 namespace grinqh::testing {
 
-#define GRINQH_NEED_GPU() \
+// A module that is there but cannot be loaded is a defect, not a reason to skip.
+#define GRINQH_NEED_GPU()                                                                \
+  ASSERT_EQ(why_no_cuda().find("cannot be loaded"), std::string::npos) << why_no_cuda(); \
   if (cuda_devices() == 0) GTEST_SKIP() << why_no_cuda()
 
 inline std::unique_ptr<Transformer> on_gpu(const Model& model, Arithmetic arithmetic) {

@@ -31,8 +31,10 @@ class OnGpu : public ::testing::TestWithParam<const char*> {
 TEST_P(OnGpu, LogitsAreTheCpus) {
   const Batch batch = Batch::of_windows(embedded().windows(3, 100), 100);
   const MatrixBuffer<float> expected = logits(embedded().transformer, batch);
-  EXPECT_LE(relative_difference(logits(*on_gpu(embedded().model, Arithmetic::float32), batch), expected), 2e-5);
-  EXPECT_LE(relative_difference(logits(*on_gpu(embedded().model, Arithmetic::native), batch), expected), 2e-2);
+  EXPECT_LE(relative_difference(logits(*on_gpu(embedded().model, Arithmetic::float32), batch), expected),
+            2e-5);
+  EXPECT_LE(relative_difference(logits(*on_gpu(embedded().model, Arithmetic::native), batch), expected),
+            2e-2);
 }
 
 TEST_P(OnGpu, GreedyTextIsTheCpus) {
@@ -70,11 +72,10 @@ TEST_P(OnGpu, ScoresAreTheCpus) {
 TEST_P(OnGpu, GradientsAreTheCpus) {
   const Batch batch = Batch::of_windows(embedded().windows(2, 48), 48);
   std::map<std::string, MatrixBuffer<float>> expected;
-  const std::vector<double> losses =
-      run_backward(embedded().transformer, batch,
-                   [&](const LinearWeights& linear, ConstActivations, ConstActivations dy) {
-                     expected.emplace(linear.id, embedded().transformer.to_host(dy));
-                   });
+  const std::vector<double> losses = run_backward(
+      embedded().transformer, batch, [&](const LinearWeights& linear, ConstActivations, ConstActivations dy) {
+        expected.emplace(linear.id, embedded().transformer.to_host(dy));
+      });
   const auto gpu = on_gpu(embedded().model, Arithmetic::float32);
   size_t seen = 0;
   const std::vector<double> found =
@@ -105,7 +106,8 @@ TEST(Memory, AModelThatDoesNotFitIsRefusedWithFigures) {
   Model model = embedded_model("llama-tiny").model;
   model.config.vocab = int64_t{1} << 33;  // of the plan alone: nothing is copied before it is refused
   model.embedding.shape[0] = model.config.vocab;
-  EXPECT_REFUSED(make_transformer(model, {Device::cuda, 0, Arithmetic::native}), "does not fit on cuda:0", "GiB");
+  EXPECT_REFUSED(make_transformer(model, {Device::cuda, 0, Arithmetic::native}), "does not fit on cuda:0",
+                 "GiB");
 }
 
 }  // namespace

@@ -146,7 +146,7 @@ TEST_F(Spec, ValuesOutOfRange) {
   EXPECT_REFUSED(read("device = \"gpu\"\n" + toml()), "f.toml:1", "'gpu'");
   EXPECT_REFUSED(read("device = \"cuda:x\"\n" + toml()), "f.toml:1", "'cuda:x'", "cuda:N");
   EXPECT_REFUSED(read("device = \"cuda:99\"\n" + toml()), "f.toml:1", "'cuda:99'");
-  EXPECT_REFUSED(read("arithmetic = \"fp8\"\n" + toml()), "f.toml:1", "\"fp8\"", "fp32");
+  EXPECT_REFUSED(read("arithmetic = \"fp8\"\n" + toml()), "f.toml:1", "fp8", "fp32");
   EXPECT_REFUSED(read("device = \"cpu\"\narithmetic = \"bf16\"\n" + toml()), "f.toml:1", "'bf16'");
   EXPECT_REFUSED(read(toml("[calibration]\nwindows = 0\n")), "f.toml:10", "windows = 0", "1 to");
   EXPECT_REFUSED(read(toml("[calibration]\ncontext = 1\n")), "f.toml:10", "context = 1", "2 to");
