@@ -50,7 +50,7 @@ DeviceChoice parse_device(std::string_view where, std::string_view name, std::st
       bad_input("{}: device '{}': allowed are auto, cpu, cuda and cuda:N", where, name);
   }
   const int count = cuda_devices();
-  if (count == 0) bad_input("{}: device '{}': {}", where, name, why_no_cuda());
+  if (count == 0) bad_input("{}: device '{}': {}; 'cpu' is always there", where, name, why_no_cuda());
   if (choice.index >= count)
     bad_input("{}: device '{}': this machine has {} of them, cuda:0 to cuda:{}", where, name, count,
               count - 1);

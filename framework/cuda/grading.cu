@@ -46,8 +46,8 @@ __device__ void grade_chunk(const float (&v)[kTokens][kChunk], const GradingRule
       const uint32_t here = increment << 8 * i;
 #pragma unroll
       for (int t = 0; t < kTokens; ++t) {
-        levels[t].low += v[t][i] > threshold[i] ? here : 0;
-        levels[t].high += v[t][i + 4] > threshold[i + 4] ? here : 0;
+        levels[t].low += v[t][i] <= threshold[i] ? 0 : here;  // what is no number is read
+        levels[t].high += v[t][i + 4] <= threshold[i + 4] ? 0 : here;
       }
     }
   }

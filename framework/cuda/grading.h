@@ -14,7 +14,7 @@ struct GradingRule {
   int32_t count = 0;
   // < 0: thresholds hold as they are. Otherwise every token scales |x| by the factor 2^f, f found in 20
   // bisections of [-12, 12] such that the sum of its levels stays at or below budget * in: the "exact"
-  // selection, step by step as quantizers/grinqh/policy.cpp grade_exactly does it.
+  // selection, step by step as quant/channel_grading.cpp does it.
   double budget = -1;
 };
 

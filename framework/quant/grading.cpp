@@ -22,7 +22,8 @@ void Grade(const float* x, const float* thresholds, int64_t stride, const Level*
     const auto magnitude = hn::Abs(hn::LoadU(df, x + i));
     auto level = hn::Set(di, base);
     for (int64_t j = 0; j < steps; ++j) {
-      const auto above = hn::RebindMask(di, hn::Gt(magnitude, hn::LoadU(df, thresholds + j * stride + i)));
+      const auto above =
+          hn::RebindMask(di, hn::Not(hn::Le(magnitude, hn::LoadU(df, thresholds + j * stride + i))));
       level = hn::Add(level, hn::IfThenElseZero(above, hn::Set(di, increments[j])));
     }
     hn::StoreU(hn::DemoteTo(du8, level), du8, levels + i);
@@ -30,7 +31,7 @@ void Grade(const float* x, const float* thresholds, int64_t stride, const Level*
   for (; i < count; ++i) {
     Level level = base;
     for (int64_t j = 0; j < steps; ++j)
-      if (std::fabs(x[i]) > thresholds[j * stride + i]) level = static_cast<Level>(level + increments[j]);
+      if (!(std::fabs(x[i]) <= thresholds[j * stride + i])) level = static_cast<Level>(level + increments[j]);
     levels[i] = level;
   }
 }
