@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "cuda/typed_elements.cuh"
 #include "cuda/memory.h"
+#include "cuda/typed_elements.cuh"
 
 namespace grinqh::cuda {
 

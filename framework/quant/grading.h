@@ -8,9 +8,8 @@
 
 namespace grinqh {
 
-// levels[i] = base + sum of increments[j] over the steps j with |x[i]| not at or below thresholds(j, i): what is
-// not a number is read, so that it shows.
-// x, levels: [in]; thresholds: [steps, in]; increments: [steps].
+// levels[i] = base + sum of increments[j] over the steps j with |x[i]| not at or below thresholds(j, i): what
+// is not a number is read, so that it shows. x, levels: [in]; thresholds: [steps, in]; increments: [steps].
 void grade(std::span<const float> x, Matrix<const float> thresholds, std::span<const Level> increments,
            Level base, std::span<Level> levels);
 

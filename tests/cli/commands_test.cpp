@@ -209,7 +209,7 @@ TEST(BenchForward, ComparesWithTheLibrary) {
 
   const std::string csv = in_format("csv");
   const std::string header = csv.substr(0, csv.find('\n')), values = csv.substr(csv.find('\n') + 1);
-  EXPECT_THAT(header, StartsWith("model,tokens,context,threads,forward_gflops,blas_gflops,ratio,"));
+  EXPECT_THAT(header, StartsWith("model,tokens,context,threads,device,forward_gflops,blas_gflops,ratio,"));
   EXPECT_EQ(std::ranges::count(header, ','), std::ranges::count(values, ','));
   EXPECT_EQ(std::ranges::count(values, '\n'), 1);
   EXPECT_THAT(in_format("text"), AllOf(HasSubstr("library"), HasSubstr("ratio"), HasSubstr("attention")));

@@ -51,7 +51,7 @@ TEST(Grading, AChannelAtItsThresholdStaysBelow) {
   EXPECT_EQ(levels, std::vector<Level>(kCount, 6));
 }
 
-TEST(Grading, InfiniteThresholdsAreNeverPassedAndNaNStaysAtTheBase) {
+TEST(Grading, InfiniteThresholdsAreNeverPassedButByWhatIsNoNumber) {
   constexpr int64_t kCount = 19;
   std::vector<float> x(kCount, 3e38f), thresholds(kCount, HUGE_VALF);
   const std::vector<Level> increments{4};
@@ -59,9 +59,8 @@ TEST(Grading, InfiniteThresholdsAreNeverPassedAndNaNStaysAtTheBase) {
   grade(x, {thresholds.data(), 1, kCount}, increments, 0, levels);
   EXPECT_EQ(levels, std::vector<Level>(kCount, 0));
   std::ranges::fill(x, NAN);
-  std::ranges::fill(thresholds, 0.0f);
   grade(x, {thresholds.data(), 1, kCount}, increments, 0, levels);
-  EXPECT_EQ(levels, std::vector<Level>(kCount, 0));
+  EXPECT_EQ(levels, std::vector<Level>(kCount, 4)) << "it must show in the output";
 }
 
 }  // namespace
