@@ -51,10 +51,6 @@ int64_t DeviceTransformer::plan_batch_tokens() const {
   return tokens;
 }
 
-std::unique_ptr<Transformer> DeviceTransformer::of_model(const Model& model) const {
-  return std::make_unique<DeviceTransformer>(model, context_.choice(), DType::f32);
-}
-
 std::unique_ptr<LinearExecutor> DeviceTransformer::float_linears() const {
   return std::make_unique<DeviceLinears>(context_, weights_);
 }

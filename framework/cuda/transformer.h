@@ -16,7 +16,6 @@ class DeviceTransformer final : public Transformer {
   DeviceTransformer(const Model& model, const DeviceChoice& device, DType rope_frequencies);
 
   DeviceChoice device() const override { return context_.choice(); }
-  std::unique_ptr<Transformer> of_model(const Model& model) const override;
   int64_t batch_tokens() const override { return batch_tokens_; }
   int64_t gradient_tokens() const override { return std::min<int64_t>(batch_tokens_, 2048); }
 

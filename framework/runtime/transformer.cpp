@@ -25,10 +25,6 @@ Transformer::Transformer(const Model& model, DType rope_frequencies)
   }
 }
 
-std::unique_ptr<Transformer> Transformer::of_model(const Model& model) const {
-  return std::make_unique<Transformer>(model);
-}
-
 std::unique_ptr<LinearExecutor> Transformer::float_linears() const {
   return std::make_unique<FloatLinears>();
 }

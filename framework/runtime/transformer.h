@@ -32,9 +32,8 @@ class Transformer {
   const AttentionShape& attention_shape() const { return shape_; }
   const Rope& rope() const { return rope_; }
 
-  // Where it computes, and a transformer of another model on the same device.
+  // Where it computes.
   virtual DeviceChoice device() const { return {}; }
-  virtual std::unique_ptr<Transformer> of_model(const Model& model) const;
   // Tokens that are worth processing together: enough to keep matrix products efficient, few enough to keep
   // activations small.
   virtual int64_t batch_tokens() const { return 2048; }
