@@ -78,10 +78,22 @@ void to_float(const TensorView& tensor, int64_t begin, int64_t end, Matrix<float
   const int64_t cols = tensor.cols();
   check(begin >= 0 && end <= tensor.rows() && out.rows == end - begin && out.cols == cols, "to_float: shape");
   for (int64_t r = begin; r < end; ++r)
-    convert(tensor.dtype, tensor.bytes.data() + r * cols * size_of(tensor.dtype), cols, out.row(r - begin));
+    convert(tensor.dtype, tensor.data() + r * cols * size_of(tensor.dtype), cols, out.row(r - begin));
+}
+
+const std::byte* GeneratedTensor::data() const {
+  std::call_once(made_, [&] {
+    stored_ = MatrixBuffer<uint16_t>(1, count_);
+    parallel_for((count_ + kTaskElements - 1) / kTaskElements, [&](int64_t task) {
+      for (int64_t i = task * kTaskElements; i < std::min(count_, (task + 1) * kTaskElements); ++i)
+        stored_.data()[i] = values_.at(i);
+    });
+  });
+  return std::as_bytes(std::span(stored_.data(), 1)).data();
 }
 
 MatrixBuffer<float> to_float(const TensorView& tensor) {
+  if (tensor.generated) tensor.data();  // here, where all threads can take part
   MatrixBuffer<float> out(tensor.rows(), tensor.cols());
   const int64_t step = std::max<int64_t>(1, kTaskElements / std::max<int64_t>(1, tensor.cols()));
   parallel_for((tensor.rows() + step - 1) / step, [&](int64_t task) {
@@ -95,7 +107,7 @@ MatrixBuffer<float> to_float(const TensorView& tensor) {
 std::vector<float> to_float_vector(const TensorView& tensor) {
   if (tensor.empty()) return {};
   std::vector<float> out(static_cast<size_t>(tensor.elements()));
-  convert(tensor.dtype, tensor.bytes.data(), tensor.elements(), out.data());
+  convert(tensor.dtype, tensor.data(), tensor.elements(), out.data());
   return out;
 }
 
@@ -123,13 +135,19 @@ TensorView owned_tensor(const std::vector<float>& values) {
   return owning(std::make_shared<const MatrixBuffer<float>>(std::move(copy)), {size});
 }
 
+TensorView generated_tensor(std::vector<int64_t> shape, const GeneratedValues& values) {
+  TensorView view{DType::bf16, std::move(shape), {}};
+  view.generated = std::make_shared<const GeneratedTensor>(values, view.elements());
+  return view;
+}
+
 int64_t find_non_finite(const TensorView& tensor) {
   const int64_t count = tensor.elements();
   std::atomic<int64_t> first = count;
   parallel_for((count + kTaskElements - 1) / kTaskElements, [&](int64_t task) {
     const int64_t end = std::min((task + 1) * kTaskElements, count);
     for (int64_t i = task * kTaskElements; i < end; ++i) {
-      if (!non_finite(tensor.dtype, tensor.bytes.data() + i * size_of(tensor.dtype))) continue;
+      if (!non_finite(tensor.dtype, tensor.data() + i * size_of(tensor.dtype))) continue;
       int64_t seen = first;
       while (i < seen && !first.compare_exchange_weak(seen, i)) {
       }

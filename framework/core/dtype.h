@@ -4,10 +4,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string_view>
 #include <vector>
 
+#include "core/generated_values.h"
 #include "core/half.h"  // from_half, to_half
 #include "core/matrix.h"
 
@@ -18,6 +20,21 @@ enum class DType : uint8_t { f32, f16, bf16 };
 int64_t size_of(DType type);  // bytes an element
 std::string_view to_string(DType type);
 
+// A bf16 tensor that is made rather than stored. On the CPU it comes into being when it is first read.
+class GeneratedTensor {
+ public:
+  GeneratedTensor(const GeneratedValues& values, int64_t count) : values_(values), count_(count) {}
+  const GeneratedValues& values() const { return values_; }
+  // Of the CPU's copy; threads may ask at the same time.
+  const std::byte* data() const;
+
+ private:
+  GeneratedValues values_;
+  int64_t count_;
+  mutable std::once_flag made_;
+  mutable MatrixBuffer<uint16_t> stored_;
+};
+
 // A tensor that lives elsewhere (a mapped file, mostly); little-endian, row-major, possibly unaligned.
 struct TensorView {
   DType dtype = DType::f32;
@@ -25,9 +42,11 @@ struct TensorView {
   std::span<const std::byte> bytes;
   std::shared_ptr<const void> owner =
       nullptr;  // of bytes that no file holds: they live as long as a view does
+  std::shared_ptr<const GeneratedTensor> generated = nullptr;  // instead of bytes
 
   int64_t elements() const;
-  bool empty() const { return bytes.empty(); }
+  const std::byte* data() const { return generated ? generated->data() : bytes.data(); }
+  bool empty() const { return bytes.empty() && !generated; }
   int64_t rows() const { return shape.empty() ? 0 : shape[0]; }
   int64_t cols() const { return shape.size() < 2 ? 1 : shape[1]; }
 };
@@ -41,6 +60,9 @@ std::vector<float> to_float_vector(const TensorView& tensor);
 // Views that own float32 values: [rows, cols], and a vector.
 TensorView owned_tensor(MatrixBuffer<float> values);
 TensorView owned_tensor(const std::vector<float>& values);
+
+// A view of values that are made where they are read.
+TensorView generated_tensor(std::vector<int64_t> shape, const GeneratedValues& values);
 
 // Index of the first element that is NaN or infinite, or -1.
 int64_t find_non_finite(const TensorView& tensor);

@@ -36,11 +36,13 @@ Context::Context(const DeviceChoice& choice) : choice_(choice) {
   check_call(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &everything),
              "cudaMemPoolSetAttribute");
   gemm_ = std::make_unique<Gemm>();
+  transfers_ = std::make_unique<Transfers>();
 }
 
 Context::~Context() {
   cudaStreamSynchronize(stream_);
   gemm_.reset();
+  transfers_.reset();
   cudaStreamDestroy(stream_);
 }
 

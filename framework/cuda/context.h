@@ -8,6 +8,7 @@
 #include "core/tensor.h"
 #include "cuda/gemm.h"
 #include "cuda/memory.h"
+#include "cuda/transfers.h"
 
 namespace grinqh::cuda {
 
@@ -28,6 +29,7 @@ class Context {
   Type type() const { return choice_.arithmetic == Arithmetic::float32 ? Type::f32 : Type::bf16; }
   Stream stream() const { return stream_; }
   Gemm& gemm() const { return *gemm_; }
+  Transfers& transfers() const { return *transfers_; }
   void synchronize() const;
 
   Bytes bytes(int64_t size) const { return Bytes(size, stream_); }
@@ -50,6 +52,7 @@ class Context {
   DeviceChoice choice_;
   Stream stream_ = nullptr;
   std::unique_ptr<Gemm> gemm_;
+  std::unique_ptr<Transfers> transfers_;
 };
 
 // Activations of the CUDA device as views; an internal error for those of the CPU.

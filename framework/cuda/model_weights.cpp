@@ -1,6 +1,7 @@
 #include "cuda/model_weights.h"
 
 #include "core/error.h"
+#include "cuda/generate.h"
 #include "cuda/ops.h"
 
 namespace grinqh::cuda {
@@ -13,17 +14,24 @@ namespace {
 
 // Host rows that lie one after the other into a device matrix of the same type.
 void copy_rows_up(const Context& context, const void* host, const View& to) {
+  if (to.stride == to.cols) {
+    // Reading a mapped checkpoint, copying it into pinned memory and its way to the device overlap.
+    const int64_t bytes = to.rows * to.cols * size_of(to.type);
+    context.transfers().upload(Matrix<const char>(static_cast<const char*>(host), 1, bytes),
+                               static_cast<char*>(to.data), context.stream());
+    return;
+  }
   const auto width = static_cast<size_t>(to.cols * size_of(to.type));
   check_call(cudaMemcpy2DAsync(to.data, static_cast<size_t>(to.stride * size_of(to.type)), host, width, width,
                                static_cast<size_t>(to.rows), cudaMemcpyHostToDevice, context.stream()),
              "cudaMemcpy2DAsync");
+  context.synchronize();  // the host's memory may end
 }
 
 OwnedMatrix converted(const Context& context, const void* host, int64_t rows, int64_t cols, Type from,
                       Type to) {
   OwnedMatrix matrix(context, rows, cols, from);
   copy_rows_up(context, host, matrix.view());
-  context.synchronize();  // the host's memory may end
   if (from == to) return matrix;
   OwnedMatrix result(context, rows, cols, to);
   copy(matrix.view(), result.view(), context.stream());
@@ -42,8 +50,13 @@ int64_t elements_of(const Model& model) {
 }  // namespace
 
 OwnedMatrix upload_matrix(const Context& context, const TensorView& tensor, Type type) {
+  if (tensor.generated) {
+    OwnedMatrix matrix(context, tensor.rows(), tensor.cols(), type);
+    generate(tensor.generated->values(), matrix.view(), context.stream());
+    return matrix;
+  }
   if (tensor.dtype == DType::bf16)
-    return converted(context, tensor.bytes.data(), tensor.rows(), tensor.cols(), Type::bf16, type);
+    return converted(context, tensor.data(), tensor.rows(), tensor.cols(), Type::bf16, type);
   return upload_matrix(context, to_float(tensor).view(), type);
 }
 

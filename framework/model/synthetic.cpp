@@ -1,13 +1,10 @@
 #include "model/synthetic.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 
 #include "core/digest.h"
 #include "core/error.h"
-#include "core/parallel.h"
-#include "core/rng.h"
 #include "core/text.h"
 
 namespace grinqh {
@@ -67,49 +64,24 @@ const std::vector<Preset>& presets() {
   return all;
 }
 
-uint64_t mix(uint64_t z) {
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-  return z ^ (z >> 31);
-}
-
-// Nearly normal, of variance 1: four 16-bit parts of one hash, summed.
-float nearly_normal(uint64_t bits) {
-  const auto part = [&](int shift) { return static_cast<float>(bits >> shift & 0xffff); };
-  constexpr float kMean = 2 * 65535.0f, kDeviation = 37837.0f;  // of the sum: 65536 / sqrt(3)
-  return (part(0) + part(16) + part(32) + part(48) - kMean) / kDeviation;
-}
-
-uint16_t to_bf16(float value) {
-  return static_cast<uint16_t>(std::bit_cast<uint32_t>(rounded_to(DType::bf16, value)) >> 16);
-}
-
 class Weights {
  public:
   TensorView matrix(int64_t rows, int64_t cols, double deviation) {
-    return tensor({rows, cols}, [deviation = static_cast<float>(deviation)](uint64_t bits) {
-      return deviation * nearly_normal(bits);
-    });
+    return generated_tensor({rows, cols}, {next_stream(), static_cast<float>(deviation)});
   }
   TensorView norm(int64_t size) {
-    return tensor({size}, [](uint64_t bits) { return std::exp(0.5f * nearly_normal(bits)); });
+    const GeneratedValues values{next_stream()};
+    const auto weights = std::make_shared<MatrixBuffer<uint16_t>>(1, size);
+    for (int64_t i = 0; i < size; ++i)
+      weights->data()[i] = nearest_bf16(std::exp(0.5f * nearly_normal(values.bits(i))));
+    return {DType::bf16,
+            {size},
+            std::as_bytes(std::span<const uint16_t>(weights->data(), static_cast<size_t>(size))),
+            weights};
   }
 
  private:
-  template <class Value>
-  TensorView tensor(std::vector<int64_t> shape, const Value& value) {
-    const uint64_t stream = mix(++tensors_ * 0x9e3779b97f4a7c15u);
-    int64_t count = 1;
-    for (const int64_t size : shape) count *= size;
-    const auto values = std::make_shared<MatrixBuffer<uint16_t>>(1, count);
-    constexpr int64_t kTask = 1 << 16;
-    parallel_for((count + kTask - 1) / kTask, [&](int64_t task) {
-      for (int64_t i = task * kTask; i < std::min(count, (task + 1) * kTask); ++i)
-        values->data()[i] = to_bf16(value(mix(stream + static_cast<uint64_t>(i) * 0x9e3779b97f4a7c15u)));
-    });
-    return {DType::bf16, std::move(shape),
-            std::as_bytes(std::span<const uint16_t>(values->data(), static_cast<size_t>(count))), values};
-  }
+  uint64_t next_stream() { return mixed_bits(++tensors_ * 0x9e3779b97f4a7c15u); }
 
   uint64_t tensors_ = 0;
 };
@@ -177,7 +149,7 @@ std::vector<int32_t> synthetic_tokens(std::string_view text, int64_t vocab) {
   for (size_t at = 0; at + kBytes <= text.size(); at += kBytes) {
     uint64_t word = 0;
     for (size_t i = 0; i < kBytes; ++i) word = word << 8 | static_cast<unsigned char>(text[at + i]);
-    tokens.push_back(static_cast<int32_t>(mix(word) % static_cast<uint64_t>(vocab)));
+    tokens.push_back(static_cast<int32_t>(mixed_bits(word) % static_cast<uint64_t>(vocab)));
   }
   return tokens;
 }
