@@ -1,6 +1,6 @@
 // What methods may have computed elsewhere than on the CPU: the linear algebra that is heavy at the size of
 // large layers. Methods call the free functions inverse_cholesky(), symmetric_eigen(), product_*() and
-// round_with_feedback(), which ask here; there is one text of every method.
+// round_with_feedback(), optimal_clusters(), which ask here; there is one text of every method.
 #pragma once
 
 #include <memory>
@@ -12,7 +12,8 @@
 
 namespace grinqh {
 
-struct FeedbackTask;  // quant/column_feedback.h
+struct FeedbackTask;   // quant/column_feedback.h
+struct PartitionTask;  // quant/weighted_kmeans.h
 
 // Takes and gives matrices of the host. Functions mean what the free ones of the same names say, to the
 // rounding of their arithmetic, give the same result in every run, and may be called from several threads.
@@ -27,6 +28,7 @@ class Accelerator {
   virtual void multiply(const Factor& a, const Factor& b, Matrix<float> y, Output output) = 0;
   // Rounding that is plain data; one by a host callback never comes here.
   virtual void round_with_feedback(const FeedbackTask& task) = 0;
+  virtual void partition_rows(const PartitionTask& task) = 0;
 };
 
 // The one that is installed in this process, or null.

@@ -16,6 +16,7 @@ struct DenseRow {
   std::vector<int> columns;
   std::vector<float> values, weights;
 
+  DenseRow() = default;
   DenseRow(std::span<const float> row, std::span<const float> sensitivity,
            std::span<const uint32_t> outliers) {
     auto skipped = outliers.begin();
@@ -67,20 +68,36 @@ NestedClusters cluster_rows(const std::string& layer, Matrix<const float> weight
   NestedClusters result{seed, parent, MatrixBuffer<uint8_t>::zeroed(weight.rows, weight.cols), {}};
   for (int bits = seed; bits <= parent; ++bits)
     result.tables.push_back(MatrixBuffer<uint16_t>::zeroed(weight.rows, int64_t{1} << bits));
-  parallel_for(weight.rows, [&](int64_t r) {
-    const DenseRow dense(weight.row_span(r), sensitivity.row(r), outliers.of_row(r));
-    const SortedRow row(dense.values, dense.weights);
-    std::vector<int> borders = optimal_clusters(row, 1 << seed);
-    for (size_t level = 0;; ++level) {
-      write_centroids(layer, row, borders, result.tables[level].row(r));
-      if (level + 1 == result.tables.size()) break;
-      borders = cut_in_two(row, borders);
-    }
-    for (size_t code = 0; code + 1 < borders.size(); ++code)
-      for (int place = borders[code]; place < borders[code + 1]; ++place)
-        result.codes.row(r)[dense.columns[static_cast<size_t>(row.index(place))]] =
-            static_cast<uint8_t>(code);
-  });
+  // As many rows at a time as an accelerator is worth asking for.
+  constexpr int64_t kValues = int64_t{1} << 24;
+  const int64_t step = std::max<int64_t>(1, kValues / std::max<int64_t>(1, weight.cols));
+  for (int64_t first = 0; first < weight.rows; first += step) {
+    const int64_t count = std::min(step, weight.rows - first);
+    std::vector<DenseRow> dense(static_cast<size_t>(count));
+    std::vector<SortedRow> rows(dense.size());
+    parallel_for(count, [&](int64_t i) {
+      const int64_t r = first + i;
+      DenseRow& values = dense[static_cast<size_t>(i)];
+      values = DenseRow(weight.row_span(r), sensitivity.row(r), outliers.of_row(r));
+      rows[static_cast<size_t>(i)] = SortedRow(values.values, values.weights);
+    });
+    const std::vector<std::vector<int>> clusters = optimal_clusters(rows, 1 << seed);
+    parallel_for(count, [&](int64_t i) {
+      const int64_t r = first + i;
+      const auto at = static_cast<size_t>(i);
+      const SortedRow& row = rows[at];
+      std::vector<int> borders = clusters[at];
+      for (size_t level = 0;; ++level) {
+        write_centroids(layer, row, borders, result.tables[level].row(r));
+        if (level + 1 == result.tables.size()) break;
+        borders = cut_in_two(row, borders);
+      }
+      for (size_t code = 0; code + 1 < borders.size(); ++code)
+        for (int place = borders[code]; place < borders[code + 1]; ++place)
+          result.codes.row(r)[dense[at].columns[static_cast<size_t>(row.index(place))]] =
+              static_cast<uint8_t>(code);
+    });
+  }
   return result;
 }
 

@@ -7,11 +7,15 @@
 #include <span>
 #include <vector>
 
+#include "core/matrix.h"
+#include "quant/cluster_gain.h"
+
 namespace grinqh {
 
 // The values of a row in ascending order, with prefix sums in float64.
 class SortedRow {
  public:
+  SortedRow() = default;
   // weights: finite, not negative, one a value; if all are zero, every value weighs the same. Values of
   // weight zero have a place in a cluster but no say in it.
   SortedRow(std::span<const float> values, std::span<const float> weights);
@@ -27,10 +31,11 @@ class SortedRow {
 
   // By how much the weighted squared error about the row's mean falls if [begin, end) becomes a cluster.
   double gain(int begin, int end) const {
-    const double w = weight_sum_[static_cast<size_t>(end)] - weight_sum_[static_cast<size_t>(begin)];
-    const double wv = moment_sum_[static_cast<size_t>(end)] - moment_sum_[static_cast<size_t>(begin)];
-    return w > 0 ? wv * wv / w : 0.0;
+    return cluster_gain(weight_sum_.data(), moment_sum_.data(), begin, end);
   }
+  // What gain() is made of, [size + 1] each.
+  std::span<const double> weight_sums() const { return weight_sum_; }
+  std::span<const double> moment_sums() const { return moment_sum_; }
 
  private:
   std::vector<int> order_;
@@ -42,6 +47,18 @@ class SortedRow {
 // [borders[c], borders[c + 1]), empty only if there are fewer values than clusters. Values of weight zero
 // between two clusters go to the nearer centroid.
 std::vector<int> optimal_clusters(const SortedRow& row, int k);
+
+// The same for several rows at once, by the accelerator where one is installed (core/accelerator.h): the same
+// borders.
+std::vector<std::vector<int>> optimal_clusters(std::span<const SortedRow> rows, int k);
+
+// The borders of greatest gain of every row, before values of weight zero are given to the nearer side: what
+// an accelerator is asked for.
+struct PartitionTask {
+  std::span<const SortedRow> rows;
+  int k = 2;            // 1 <= k <= size of every row
+  Matrix<int> borders;  // [rows, k + 1]
+};
 
 // Where to cut [begin, end) in two for the least weighted squared error: begin < cut < end if there are two
 // different values, else `end`.

@@ -11,6 +11,7 @@
 #include "cuda/gpu.h"
 #include "numbers.h"
 #include "quant/column_feedback.h"
+#include "quant/weighted_kmeans.h"
 
 namespace grinqh {
 namespace {
@@ -317,6 +318,39 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values(NestedCase{300, 512, 128, 128, false}, NestedCase{129, 1408, 128, 128, false},
                       NestedCase{77, 768, 48, 128, true}, NestedCase{61, 333, 333, 50, true},
                       NestedCase{70, 513, 70, 200, false}, NestedCase{(3 << 17) + 77, 8, 100, 128, false}));
+
+// Rows of several lengths, with ties, and weights of which some or all are zero.
+std::vector<SortedRow> rows_to_cluster(int64_t longest) {
+  std::vector<SortedRow> rows;
+  for (int kind = 0; kind < 40; ++kind) {
+    const int64_t size = std::max<int64_t>(16, longest - 37 * kind);
+    std::vector<float> values = testing::random_vector(size, 100 + static_cast<uint64_t>(kind));
+    std::vector<float> weights = testing::random_vector(size, 900 + static_cast<uint64_t>(kind));
+    for (float& weight : weights) weight = weight * weight;
+    for (size_t i = 0; i < values.size(); ++i) {
+      if (kind % 4 == 1) values[i] = std::round(4 * values[i]) / 4;
+      if (kind % 4 == 2 && i % 3 == 0) weights[i] = 0;
+      if (kind == 7) weights[i] = 0;
+    }
+    rows.emplace_back(values, weights);
+  }
+  return rows;
+}
+
+TEST_F(AcceleratorOnGpu, CutsRowsIntoTheClustersOfTheCpu) {
+  for (const int64_t longest : {16, 333, 4096, 14336})
+    for (const int k : {1, 2, 8, 16}) {
+      const std::vector<SortedRow> rows = rows_to_cluster(longest);
+      std::vector<std::vector<int>> found;
+      {
+        const AcceleratorScope scope(gpu);
+        found = optimal_clusters(rows, k);
+      }
+      ASSERT_EQ(found.size(), rows.size());
+      for (size_t r = 0; r < rows.size(); ++r)
+        EXPECT_EQ(found[r], optimal_clusters(rows[r], k)) << longest << " " << k << " " << r;
+    }
+}
 
 }  // namespace
 }  // namespace grinqh

@@ -195,6 +195,7 @@ class Listener final : public Accelerator {
     std::fill_n(y.data, y.rows * y.cols, 7.0f);
   }
   void round_with_feedback(const FeedbackTask&) override { asked.push_back("round_with_feedback"); }
+  void partition_rows(const PartitionTask&) override { asked.push_back("partition_rows"); }
 };
 
 TEST(Accelerator, IsAskedForWhatIsHeavyWhileItIsInstalled) {
