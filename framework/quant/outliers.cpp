@@ -40,6 +40,7 @@ std::span<const uint32_t> Outliers::of_row(int64_t row) const {
 }
 
 Outliers select_outliers(Matrix<const float> weight, const Sensitivity& sensitivity, OutlierShares shares) {
+  if (shares.sensitive == 0 && shares.large == 0) return {};
   std::vector<uint8_t> marked(static_cast<size_t>(weight.rows * weight.cols), 0);
   mark(weight, shares.sensitive, marked,
        [&](int64_t row, int64_t i) { return sensitivity.row(row)[static_cast<size_t>(i)]; });

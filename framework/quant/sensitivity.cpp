@@ -1,6 +1,9 @@
 #include "quant/sensitivity.h"
 
+#include <algorithm>
 #include <cmath>
+
+#include "core/parallel.h"
 
 namespace grinqh {
 
@@ -10,10 +13,14 @@ constexpr const char* kFisher = "fisher_diagonal";
 constexpr const char* kSecondMoment = "second_moment";
 
 void check_values(std::span<const float> values, const std::string& layer, const char* statistic) {
-  for (const float value : values)
-    if (!std::isfinite(value) || value < 0)
-      bad_input("{}: statistic '{}' has a sensitivity of {}; it is finite and not negative", layer, statistic,
-                value);
+  constexpr size_t kTask = 1 << 20;
+  parallel_for(static_cast<int64_t>((values.size() + kTask - 1) / kTask), [&](int64_t task) {
+    const size_t begin = static_cast<size_t>(task) * kTask;
+    for (const float value : values.subspan(begin, std::min(kTask, values.size() - begin)))
+      if (!std::isfinite(value) || value < 0)
+        bad_input("{}: statistic '{}' has a sensitivity of {}; it is finite and not negative", layer,
+                  statistic, value);
+  });
 }
 
 }  // namespace

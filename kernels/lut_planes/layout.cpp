@@ -7,6 +7,7 @@
 
 #include "core/dtype.h"
 #include "core/error.h"
+#include "core/parallel.h"
 #include "quant/bit_transpose.h"
 
 namespace grinqh {
@@ -45,12 +46,13 @@ LutPlanesLinear::LutPlanesLinear(const std::string& layer, LutPlanesShape shape,
       planes_(static_cast<size_t>(shape_.planes() * shape_.out * shape_.row_words()), 0),
       tables_(std::move(tables)) {
   check(codes.rows == shape_.out && codes.cols == shape_.in, "lut_planes: codes are [out, in]");
-  for (int bit = 0; bit < shape_.planes(); ++bit)
-    for (int64_t row = 0; row < shape_.out; ++row) {
+  parallel_for(shape_.out, [&](int64_t row) {
+    for (int bit = 0; bit < shape_.planes(); ++bit) {
       uint32_t* words = planes_.data() + (bit * shape_.out + row) * shape_.row_words();
       for (int64_t i = 0; i < shape_.in; ++i)
         words[i / 32] |= ((codes(row, i) >> (shape_.planes() - 1 - bit)) & 1u) << (i % 32);
     }
+  });
   if (!outliers.none()) {
     outlier_rows_ = outliers.row_begin;
     for (int64_t row = 0; row < shape_.out; ++row)
