@@ -7,9 +7,7 @@
 // One token: a product of group q has the inputs' two bytes in columns 2 q and 2 q + 1 and zeros elsewhere,
 // so that lane 4 g + q ends with the sums of group q, and every lane scales one group. Up to four tokens:
 // token t has columns 2 t and 2 t + 1, and each group its own accumulators.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
+#include "cuda/decode.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/typed_elements.cuh"
 #include "kernels/group_affine/cuda_gemv.h"
@@ -127,8 +125,11 @@ struct Codes {
   }
 };
 
+// Two float16 side by side, at a multiple of four bytes.
 __device__ inline float2 halves_at(const uint8_t* at) {
-  return __half22float2(*reinterpret_cast<const __half2*>(at));
+  const uint32_t two = *reinterpret_cast<const uint32_t*>(at);
+  return make_float2(float_of_half(static_cast<uint16_t>(two)),
+                     float_of_half(static_cast<uint16_t>(two >> 16)));
 }
 
 // Zero points of outputs g and g + 8, entry 4 g + q of a block's.
@@ -159,8 +160,7 @@ __device__ void quantize_inputs(const Problem& p, int token, uint8_t* x, float2*
     float most = 0;
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-      if (p.w.column_scales != nullptr && i < valid)
-        v[i] *= __half2float(__ushort_as_half(p.w.column_scales[first + i]));
+      if (p.w.column_scales != nullptr && i < valid) v[i] *= float_of_half(p.w.column_scales[first + i]);
       most = fmaxf(most, fabsf(v[i]));
     }
     for (int other = 1; other < share; other *= 2)
@@ -345,8 +345,7 @@ __global__ void __launch_bounds__(kMaxWarps * 32, 1) stream_chunks(const __grid_
       if (from_chunk < to_chunk) sum += sums[((w + r) * kTokens + token) * GemvOrder::kOutputs + output];
     }
     if (order.per_channel)
-      sum *= __half2float(
-          __ushort_as_half(p.w.row_scales[(int64_t{first_rows} + r) * 16 + output % 8 * 2 + output / 8]));
+      sum *= float_of_half(p.w.row_scales[(int64_t{first_rows} + r) * 16 + output % 8 * 2 + output / 8]);
     if (p.y_bf16)
       store(sum, static_cast<__nv_bfloat16*>(p.y) + token * p.y_stride + n);
     else
