@@ -19,30 +19,33 @@ namespace {
 constexpr int kMaxWarps = 16;
 constexpr int kSteps = GemvOrder::kSteps;
 
+// Shared memory, in this order: offsets and size.
+struct Plan {
+  int ring, x, groups, sums, begins, barriers, bytes;
+};
+Plan plan_of(const GemvOrder& order, const StreamShape& shape, int col_chunks, int row_blocks, int tokens) {
+  const int most = (row_blocks + shape.blocks - 1) / shape.blocks;
+  Plan plan{};
+  plan.x = plan.ring + shape.warps * shape.depth * order.chunk_bytes();
+  plan.groups = plan.x + col_chunks * GemvOrder::kInputs * 2 * tokens;
+  plan.sums = plan.groups + col_chunks * (GemvOrder::kInputs / order.group) * 8 * tokens;
+  plan.barriers = plan.sums + (shape.warps + most) * GemvOrder::kOutputs * 4 * tokens;
+  plan.begins = plan.barriers + shape.warps * shape.depth * 8;
+  plan.bytes = plan.begins + (shape.warps + 1) * 4;
+  return plan;
+}
+
 struct Problem {
   GroupAffineStream w;
   int row_blocks, col_chunks, depth, tokens;
+  int share_bits, groups;  // log2 of the threads that have a group together; groups of a token
+  int chunk_bytes, code_bytes, block_bytes, blocks;
+  Plan plan;
   const void* x;
   void* y;
   int64_t x_stride, y_stride;
   bool x_bf16, y_bf16;
 };
-
-// Shared memory, in this order.
-struct Plan {
-  int ring, x, groups, sums, barriers, bytes;  // offsets and size
-};
-__host__ __device__ inline Plan plan_of(const GemvOrder& order, int warps, int depth, int col_chunks,
-                                        int most_row_blocks, int tokens) {
-  Plan plan{};
-  plan.ring = 0;
-  plan.x = plan.ring + warps * depth * order.chunk_bytes();
-  plan.groups = plan.x + col_chunks * GemvOrder::kInputs * 2 * tokens;
-  plan.sums = plan.groups + col_chunks * (GemvOrder::kInputs / order.group) * 8 * tokens;
-  plan.barriers = plan.sums + (warps + most_row_blocks) * GemvOrder::kOutputs * 4 * tokens;
-  plan.bytes = plan.barriers + warps * depth * 8;
-  return plan;
-}
 
 __device__ inline uint32_t shared_address(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
@@ -144,47 +147,54 @@ __device__ float2 zeros_at(const uint8_t* zeros, GemvOrder::Zeros kind, int entr
 }
 
 // Inputs as integers: x in the order of the products, of every group its scale and its sum.
-template <int kTokens>
-__device__ void quantize_inputs(const Problem& p, int token, uint8_t* x, float2* groups) {
-  const int steps = p.w.order.group_steps(), items = p.col_chunks * GemvOrder::kInputs / 8;
-  const int share = 4 * steps;  // threads, eight inputs each, that have a group together
-  const int groups_all = p.col_chunks * GemvOrder::kInputs / p.w.order.group;
-  for (int item = threadIdx.x; item < items; item += blockDim.x) {
-    float v[8];
-    const int64_t first = int64_t{item} * 8;
-    const int valid = static_cast<int>(max(int64_t{0}, min(int64_t{8}, p.w.in - first)));
-    if (p.x_bf16)
-      load8_part(static_cast<const __nv_bfloat16*>(p.x) + token * p.x_stride + first, valid, v);
-    else
-      load8_part(static_cast<const float*>(p.x) + token * p.x_stride + first, valid, v);
-    float most = 0;
+template <int kTokens, class T>
+__device__ void quantize_inputs(const Problem& p, const T* from, int token, uint8_t* x, float2* groups) {
+  constexpr int kBatch = 4;  // loads under way before the first is used
+  const int items = p.col_chunks * (GemvOrder::kInputs / 8), share = 1 << p.share_bits,
+            in = static_cast<int>(p.w.in);
+  for (int first = threadIdx.x; first < items; first += kBatch * blockDim.x) {
+    float all[kBatch][8];
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      if (p.w.column_scales != nullptr && i < valid) v[i] *= float_of_half(p.w.column_scales[first + i]);
-      most = fmaxf(most, fabsf(v[i]));
+    for (int n = 0; n < kBatch; ++n) {
+      const int item = first + n * blockDim.x;
+      load8_part(from + item * 8, item < items ? max(0, min(8, in - item * 8)) : 0, all[n]);
     }
-    for (int other = 1; other < share; other *= 2)
-      most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, other));
-    // The high byte of 32512 + 128 is still 127.
-    const float inverse = most > 0 ? 32512.0f / most : 0.0f;
-    uint32_t high[2] = {}, low[2] = {};
-    int sum = 0;
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const int n = __float2int_rn(v[i] * inverse), h = (n + 128) >> 8;
-      sum += n;
-      high[i / 4] |= (h & 0xffu) << i % 4 * 8;
-      low[i / 4] |= ((n - h * 256) & 0xffu) << i % 4 * 8;
-    }
-    for (int other = 1; other < share; other *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, other);
+    for (int n = 0; n < kBatch; ++n) {
+      const int item = first + n * blockDim.x;
+      if (item >= items) break;  // whole warps
+      float(&v)[8] = all[n];
+      float most = 0;
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        if (p.w.column_scales != nullptr && item * 8 + i < in)
+          v[i] *= float_of_half(p.w.column_scales[item * 8 + i]);
+        most = fmaxf(most, fabsf(v[i]));
+      }
+      for (int other = 1; other < share; other *= 2)
+        most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, other));
+      // The high byte of 32512 + 128 is still 127.
+      const float inverse = most > 0 ? __fdividef(32512.0f, most) : 0.0f;
+      uint32_t high[2] = {}, low[2] = {};
+      int sum = 0;
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const int rounded = max(-32512, min(32512, __float2int_rn(v[i] * inverse))), h = (rounded + 128) >> 8;
+        sum += rounded;
+        high[i / 4] |= (h & 0xffu) << i % 4 * 8;
+        low[i / 4] |= (rounded & 0xffu) << i % 4 * 8;
+      }
+      for (int other = 1; other < share; other *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, other);
 
-    const int group = item / share, q = group % 4, step = group / 4 * steps + item % share / 4, t = item % 4;
-    const int column = kTokens == 1 ? q : token;
-    uint8_t* to = x + ((kTokens == 1 ? step : step * 4 + q) * 32 + column * 8 + t) * 8;
-    *reinterpret_cast<uint2*>(to) = make_uint2(high[0], high[1]);
-    *reinterpret_cast<uint2*>(to + 32) = make_uint2(low[0], low[1]);
-    if (item % share == 0)
-      groups[token * groups_all + group] = make_float2(most * (1.0f / 32512.0f), static_cast<float>(sum));
+      const int group = item >> p.share_bits, q = group % 4, t = item % 4;
+      const int step = (group / 4 << p.share_bits | (item & (share - 1))) / 4;
+      const int column = kTokens == 1 ? q : token;
+      uint8_t* to = x + ((kTokens == 1 ? step : step * 4 + q) * 32 + column * 8 + t) * 8;
+      *reinterpret_cast<uint2*>(to) = make_uint2(high[0], high[1]);
+      *reinterpret_cast<uint2*>(to + 32) = make_uint2(low[0], low[1]);
+      if ((item & (share - 1)) == 0)
+        groups[token * p.groups + group] = make_float2(most * (1.0f / 32512.0f), static_cast<float>(sum));
+    }
   }
 }
 
@@ -196,18 +206,20 @@ __global__ void __launch_bounds__(kMaxWarps * 32, 1) stream_chunks(const __grid_
   const GemvOrder order = p.w.order;
   const int warps = blockDim.x / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32, t = lane % 4;
   const int blocks = gridDim.x;
-  const int first_rows = static_cast<int>(int64_t{p.row_blocks} * blockIdx.x / blocks);
-  const int rows = static_cast<int>(int64_t{p.row_blocks} * (blockIdx.x + 1) / blocks) - first_rows;
-  const Plan plan =
-      plan_of(order, warps, p.depth, p.col_chunks, (p.row_blocks + blocks - 1) / blocks, kTokens);
+  // Rows are dealt out evenly: the first `more` blocks have one more.
+  const int each = p.row_blocks / blocks, more = p.row_blocks - each * blocks, block = blockIdx.x;
+  const int first_rows = each * block + min(block, more), rows = each + (block < more);
+  const Plan& plan = p.plan;
   uint8_t* x = shared + plan.x;
   auto* groups = reinterpret_cast<float2*>(shared + plan.groups);
   auto* sums = reinterpret_cast<float*>(shared + plan.sums);
-  const int chunk_bytes = order.chunk_bytes();
+  auto* begins = reinterpret_cast<int*>(shared + plan.begins);
+  const int chunk_bytes = p.chunk_bytes;
 
   // Chunks of this warp, counted from the block's first.
   const int chunks = rows * p.col_chunks;
-  const auto begin_of = [&](int w) { return static_cast<int>(int64_t{chunks} * w / warps); };
+  const int chunks_each = chunks / warps, chunks_more = chunks - chunks_each * warps;
+  const auto begin_of = [&](int w) { return chunks_each * w + min(w, chunks_more); };
   const int begin = begin_of(warp), end = begin_of(warp + 1);
   const uint8_t* from = p.w.chunks + (int64_t{first_rows} * p.col_chunks + begin) * chunk_bytes;
   uint8_t* ring = shared + plan.ring + warp * p.depth * chunk_bytes;
@@ -228,12 +240,19 @@ __global__ void __launch_bounds__(kMaxWarps * 32, 1) stream_chunks(const __grid_
       reinterpret_cast<uint4*>(x)[at] = make_uint4(0, 0, 0, 0);
     __syncthreads();
   }
+  if (threadIdx.x <= warps) begins[threadIdx.x] = begin_of(threadIdx.x);
   wait_for_inputs();
-  for (int token = 0; token < p.tokens; ++token) quantize_inputs<kTokens>(p, token, x, groups);
+  for (int token = 0; token < p.tokens; ++token) {
+    if (p.x_bf16)
+      quantize_inputs<kTokens>(p, static_cast<const __nv_bfloat16*>(p.x) + token * p.x_stride, token, x,
+                               groups);
+    else
+      quantize_inputs<kTokens>(p, static_cast<const float*>(p.x) + token * p.x_stride, token, x, groups);
+  }
   __syncthreads();
 
   constexpr int kParts = kTokens == 1 ? 2 : 4;  // accumulators: two chains, or one a group
-  const int steps = order.group_steps(), groups_all = p.col_chunks * GemvOrder::kInputs / order.group;
+  const int steps = 1 << (p.share_bits - 2);
   const uint32_t mine = lane / 8;  // the group whose columns this lane's B has, with one token
   int slot = 0;
   uint32_t phase = 0;
@@ -271,10 +290,10 @@ __global__ void __launch_bounds__(kMaxWarps * 32, 1) stream_chunks(const __grid_
             multiply(acc[q], a, b.x, b.y);
           }
         }
-        if ((step + 1) % steps != 0) continue;
-        const int block = step / steps;  // of four groups
-        const uint8_t* scales = data + order.code_bytes() + block * order.block_bytes();
-        const float2* of_groups = groups + (col * order.blocks() + block) * 4;
+        if (((step + 1) & (steps - 1)) != 0) continue;
+        const int four = step >> (p.share_bits - 2);  // groups
+        const uint8_t* scales = data + p.code_bytes + four * p.block_bytes;
+        const float2* of_groups = groups + (col * p.blocks + four) * 4;
         if constexpr (kTokens == 1) {
           const float2 s = order.per_channel ? make_float2(1, 1) : halves_at(scales + lane * 4);
           const float2 z = order.per_channel ? row_zeros : zeros_at<kBits>(scales + 128, order.zeros, lane);
@@ -291,7 +310,7 @@ __global__ void __launch_bounds__(kMaxWarps * 32, 1) stream_chunks(const __grid_
             const float2 s = order.per_channel ? make_float2(1, 1) : halves_at(scales + entry * 4);
             const float2 z =
                 order.per_channel ? row_zeros : zeros_at<kBits>(scales + 128, order.zeros, entry);
-            const float2 of_x = of_groups[t * groups_all + q];
+            const float2 of_x = of_groups[t * p.groups + q];
             const float factor = Codes<kBits>::factor(q);
             y0 += s.x * of_x.x * (static_cast<float>(acc[q][0] * 256 + acc[q][1]) * factor - z.x * of_x.y);
             y1 += s.y * of_x.x * (static_cast<float>(acc[q][2] * 256 + acc[q][3]) * factor - z.y * of_x.y);
@@ -340,8 +359,8 @@ __global__ void __launch_bounds__(kMaxWarps * 32, 1) stream_chunks(const __grid_
     if (token >= p.tokens || n >= p.w.out) continue;
     float sum = 0;
     for (int w = 0; w < warps; ++w) {
-      const int from_chunk = max(begin_of(w), r * p.col_chunks),
-                to_chunk = min(begin_of(w + 1), (r + 1) * p.col_chunks);
+      const int from_chunk = max(begins[w], r * p.col_chunks);
+      const int to_chunk = min(begins[w + 1], (r + 1) * p.col_chunks);
       if (from_chunk < to_chunk) sum += sums[((w + r) * kTokens + token) * GemvOrder::kOutputs + output];
     }
     if (order.per_channel)
@@ -367,8 +386,6 @@ Kernel kernel_of(int bits) {
 }
 
 constexpr int64_t kMostShared = 227 * 1024;
-// Two blocks of a multiprocessor, so that a launch's weights come while the one before it ends.
-constexpr int64_t kHalfShared = 113 * 1024;
 
 }  // namespace
 
@@ -376,14 +393,20 @@ StreamShape stream_shape(const GroupAffineStream& w, int tokens, int multiproces
   StreamShape shape;
   const int64_t row_blocks = w.row_blocks();
   shape.blocks = static_cast<int>(row_blocks < multiprocessors ? row_blocks : multiprocessors);
-  shape.warps = w.order.bits == 2 ? 12 : w.order.bits == 3 ? 10 : w.order.bits == 4 ? 8 : 4;
-  for (const int64_t room : {kHalfShared, kMostShared})
-    for (shape.depth = 4; shape.depth >= 2; --shape.depth) {
-      shape.shared_bytes = plan_of(w.order, shape.warps, shape.depth, static_cast<int>(w.col_chunks()),
-                                   static_cast<int>((row_blocks + shape.blocks - 1) / shape.blocks), tokens)
-                               .bytes;
-      if (shape.shared_bytes <= room) return shape;
+  // Measured on an H100: warps are worth more than copies in flight for each of them, and where a warp has
+  // little more than one chunk, room for the next launch's block is worth more than both.
+  const int64_t most = (row_blocks + shape.blocks - 1) / shape.blocks;
+  for (const int warps : {kMaxWarps, 12, 8, 4}) {
+    shape.warps = warps;
+    const bool short_runs = most * w.col_chunks() * 2 <= 3 * warps;
+    if (w.order.bits == 8 && warps == kMaxWarps && !short_runs) continue;
+    for (shape.depth = short_runs ? 1 : 2; shape.depth >= 1; --shape.depth) {
+      shape.shared_bytes =
+          plan_of(w.order, shape, static_cast<int>(w.col_chunks()), static_cast<int>(row_blocks), tokens)
+              .bytes;
+      if (shape.shared_bytes <= kMostShared) return shape;
     }
+  }
   shape.depth = 0;
   return shape;
 }
@@ -395,6 +418,13 @@ void group_affine_gemv(const GroupAffineStream& w, const StreamShape& shape, Con
   p.row_blocks = static_cast<int>(w.row_blocks());
   p.col_chunks = static_cast<int>(w.col_chunks());
   p.depth = shape.depth;
+  p.share_bits = w.order.group == 32 ? 2 : w.order.group == 64 ? 3 : 4;
+  p.groups = p.col_chunks * (GemvOrder::kInputs / w.order.group);
+  p.chunk_bytes = w.order.chunk_bytes();
+  p.code_bytes = w.order.code_bytes();
+  p.block_bytes = w.order.block_bytes();
+  p.blocks = w.order.blocks();
+  p.plan = plan_of(w.order, shape, p.col_chunks, p.row_blocks, x.rows == 1 ? 1 : 4);
   p.tokens = static_cast<int>(x.rows);
   p.x = x.data;
   p.y = y.data;
@@ -405,6 +435,10 @@ void group_affine_gemv(const GroupAffineStream& w, const StreamShape& shape, Con
   const Kernel kernel = x.rows == 1 ? kernel_of<1>(w.order.bits) : kernel_of<4>(w.order.bits);
   check_call(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   static_cast<int>(shape.shared_bytes)),
+             "cudaFuncSetAttribute");
+  // Without it the multiprocessor keeps no more shared memory than one block needs.
+  check_call(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                  cudaSharedmemCarveoutMaxShared),
              "cudaFuncSetAttribute");
   launch_early("group_affine gemv", kernel,
                {dim3(static_cast<unsigned>(shape.blocks)), dim3(static_cast<unsigned>(shape.warps) * 32),
