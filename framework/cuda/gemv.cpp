@@ -1,0 +1,37 @@
+#include "cuda/gemv.h"
+
+#include <map>
+#include <utility>
+
+#include "core/error.h"
+#include "quant/kernel_table.h"
+
+namespace grinqh::cuda {
+
+namespace {
+
+using Key = std::pair<std::string, std::string>;  // layout, name
+
+std::map<Key, GemvKernel>& table() {
+  static std::map<Key, GemvKernel> kernels;
+  return kernels;
+}
+
+}  // namespace
+
+RegisterGemv::RegisterGemv(std::string_view layout, std::string_view name, std::string_view summary,
+                           MakeGemv make) {
+  GemvKernel kernel{std::string(layout), std::string(name), std::string(summary), std::move(make)};
+  RegisterKernel({kernel.layout, Device::cuda, kernel.name, kernel.summary, nullptr});
+  const Key key{kernel.layout, kernel.name};
+  check(table().emplace(key, std::move(kernel)).second, "two kernels of one layout and name");
+}
+
+std::vector<GemvKernel> gemv_kernels(std::string_view layout) {
+  std::vector<GemvKernel> found;
+  for (const auto& [key, kernel] : table())
+    if (key.first == layout) found.push_back(kernel);
+  return found;
+}
+
+}  // namespace grinqh::cuda

@@ -1,0 +1,68 @@
+// Products of a packed layer with a few tokens, y = x W^T, as decoding needs them: the weights stream from
+// memory once, in an order that the kernel chose when they were uploaded.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "cuda/grading.h"
+#include "cuda/types.h"
+#include "quant/precision.h"
+#include "quant/quantized_linear.h"
+
+namespace grinqh::cuda {
+
+constexpr int64_t kMaxGemvTokens = 8;
+
+// What tokens read: all channels at one level, or every channel at the level its activation earns.
+struct GemvReading {
+  Level level = kFullLevel;              // one that the layer stores, above 0
+  const GradingRule* grading = nullptr;  // without budget; every token grades for itself
+};
+
+class Gemv {
+ public:
+  virtual ~Gemv() = default;
+
+  int64_t out() const { return out_; }
+  int64_t in() const { return in_; }
+  // Device memory: weights in the kernel's order, metadata, workspace.
+  virtual int64_t bytes() const = 0;
+  // Of weights and metadata that a call must read; counts: of channels a level, as a single token reads them.
+  virtual int64_t bytes_read(const LevelCounts& counts) const = 0;
+  // The largest ||y - y'|| / ||y'|| that is no error; y' in float64 on the dequantized weights.
+  virtual double tolerance() const { return 2e-3; }
+  // Same weights at other addresses: to time what no cache holds.
+  virtual std::unique_ptr<Gemv> clone(Stream stream) const = 0;
+
+  // y = x W^T. x: [tokens, in], y: [tokens, out], f32 or bf16 each, tokens <= kMaxGemvTokens. Allocates
+  // nothing and waits for nothing, so that it can be captured in a graph; equal calls give equal bits. Calls
+  // of one Gemv must not overlap: its workspace is its own.
+  virtual void run(ConstView x, const GemvReading& reading, View y, Stream stream) = 0;
+
+ protected:
+  Gemv(int64_t out, int64_t in) : out_(out), in_(in) {}
+
+ private:
+  int64_t out_, in_;
+};
+
+// Null if the kernel cannot take this layer (its shape, or an option of its layout).
+using MakeGemv = std::function<std::unique_ptr<Gemv>(const QuantizedLinear&, Stream)>;
+
+struct GemvKernel {
+  std::string layout, name, summary;
+  MakeGemv make;
+};
+
+struct RegisterGemv {
+  RegisterGemv(std::string_view layout, std::string_view name, std::string_view summary, MakeGemv make);
+};
+
+// In the order of their names.
+std::vector<GemvKernel> gemv_kernels(std::string_view layout);
+
+}  // namespace grinqh::cuda

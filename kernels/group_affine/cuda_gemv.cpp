@@ -1,0 +1,228 @@
+#include "kernels/group_affine/cuda_gemv.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/half.h"
+#include "core/parallel.h"
+#include "cuda/gemv.h"
+#include "cuda/memory.h"
+#include "kernels/group_affine/layout.h"
+
+namespace grinqh::cuda {
+
+namespace {
+
+// The layer's buffers as it owns them.
+struct Source {
+  GroupAffineShape shape;
+  const uint8_t *codes = nullptr, *scales = nullptr, *zeros = nullptr, *column_scales = nullptr;
+
+  explicit Source(const QuantizedLinear& layer) {
+    const Json attributes = layer.attributes();
+    shape.out = attributes.at("out");
+    shape.in = attributes.at("in");
+    shape.bits = attributes.at("bits");
+    shape.group = attributes.at("group");
+    shape.symmetric = attributes.at("symmetric");
+    shape.real_zeros = attributes.at("real_zeros");
+    shape.column_scales = attributes.at("column_scales");
+    for (const NamedBuffer& buffer : layer.buffers()) {
+      const auto* bytes = reinterpret_cast<const uint8_t*>(buffer.bytes.data());
+      if (buffer.name == "codes") codes = bytes;
+      if (buffer.name == "scales") scales = bytes;
+      if (buffer.name == "zeros") zeros = bytes;
+      if (buffer.name == "column_scales") column_scales = bytes;
+    }
+  }
+
+  uint32_t field(const uint8_t* row, int64_t index) const {
+    const int64_t bit = index * shape.bits, byte = bit / 8;
+    uint32_t window = row[byte];
+    if (bit % 8 + shape.bits > 8) window |= static_cast<uint32_t>(row[byte + 1]) << 8;
+    return window >> bit % 8 & ((1u << shape.bits) - 1);
+  }
+  uint32_t code(int64_t row, int64_t i) const { return field(codes + row * shape.code_row_bytes(), i); }
+  static uint16_t half_at(const uint8_t* halves, int64_t index) {
+    uint16_t value;
+    std::memcpy(&value, halves + index * 2, 2);
+    return value;
+  }
+  uint16_t scale(int64_t row, int64_t g) const { return half_at(scales, row * shape.groups() + g); }
+  uint16_t real_zero(int64_t row, int64_t g) const { return half_at(zeros, row * shape.groups() + g); }
+  uint32_t integer_zero(int64_t row, int64_t g) const {
+    return field(zeros + row * shape.zero_row_bytes(), g);
+  }
+};
+
+GemvOrder order_of(const GroupAffineShape& shape) {
+  GemvOrder order;
+  order.bits = shape.bits;
+  order.per_channel = shape.groups() == 1;
+  order.group = order.per_channel ? 128 : static_cast<int>(shape.group);
+  order.zeros = shape.symmetric    ? GemvOrder::Zeros::none
+                : shape.real_zeros ? GemvOrder::Zeros::halves
+                                   : GemvOrder::Zeros::integers;
+  return order;
+}
+
+bool has_order(const GroupAffineShape& shape) {
+  const bool width = shape.bits == 2 || shape.bits == 3 || shape.bits == 4 || shape.bits == 8;
+  return width && (shape.groups() == 1 || shape.group == 32 || shape.group == 64 || shape.group == 128);
+}
+
+// Scales and zero points of a block of four groups, the first of them `group`.
+void pack_block(const Source& source, const GemvOrder& order, int64_t first_row, int64_t group, uint8_t* to) {
+  uint8_t* zeros = to + 128;
+  for (int entry = 0; entry < 32; ++entry)
+    for (int half = 0; half < 2; ++half) {
+      const int64_t row = first_row + entry / 4 + 8 * half, g = group + entry % 4;
+      if (row >= source.shape.out || g >= source.shape.groups()) continue;
+      const int at = entry * 2 + half;
+      const uint16_t scale = source.scale(row, g);
+      std::memcpy(to + at * 2, &scale, 2);
+      if (order.zeros == GemvOrder::Zeros::halves) {
+        const uint16_t zero = source.real_zero(row, g);
+        std::memcpy(zeros + at * 2, &zero, 2);
+      } else if (order.zeros == GemvOrder::Zeros::integers) {
+        const int bit = at * order.bits;
+        const uint32_t value = source.integer_zero(row, g) << bit % 8;
+        zeros[bit / 8] |= static_cast<uint8_t>(value);
+        if (value > 0xff) zeros[bit / 8 + 1] |= static_cast<uint8_t>(value >> 8);
+      }
+    }
+}
+
+std::vector<uint8_t> pack_chunks(const Source& source, const GemvOrder& order, int64_t row_blocks,
+                                 int64_t col_chunks) {
+  const int64_t chunk_bytes = order.chunk_bytes();
+  std::vector<uint8_t> chunks(static_cast<size_t>(row_blocks * col_chunks * chunk_bytes));
+  parallel_for(row_blocks, [&](int64_t block) {
+    const int64_t row = block * GemvOrder::kOutputs;
+    for (int64_t c = 0; c < col_chunks; ++c) {
+      uint8_t* to = chunks.data() + (block * col_chunks + c) * chunk_bytes;
+      const int64_t col = c * GemvOrder::kInputs;
+      pack_gemv_codes(
+          order,
+          [&](int output, int input) -> uint32_t {
+            const bool inside = row + output < source.shape.out && col + input < source.shape.in;
+            return inside ? source.code(row + output, col + input) : 0;
+          },
+          to);
+      if (order.per_channel) continue;
+      for (int b = 0; b < order.blocks(); ++b)
+        pack_block(source, order, row, (c * order.blocks() + b) * 4,
+                   to + order.code_bytes() + b * order.block_bytes());
+    }
+  });
+  return chunks;
+}
+
+// Per channel: of outputs g and g + 8 of 16 side by side.
+template <class Value>
+std::vector<uint16_t> of_rows(int64_t out, int64_t row_blocks, const Value& value) {
+  std::vector<uint16_t> halves(static_cast<size_t>(row_blocks * GemvOrder::kOutputs));
+  for (int64_t row = 0; row < out; ++row)
+    halves[static_cast<size_t>(row / 16 * 16 + row % 8 * 2 + row % 16 / 8)] = value(row);
+  return halves;
+}
+
+class GroupAffineGemv final : public Gemv {
+ public:
+  GroupAffineGemv(const QuantizedLinear& layer, int multiprocessors, Stream stream)
+      : Gemv(layer.out(), layer.in()), multiprocessors_(multiprocessors) {
+    const Source source(layer);
+    stream_.order = order_of(source.shape);
+    stream_.out = layer.out();
+    stream_.in = layer.in();
+    const int64_t row_blocks = stream_.row_blocks();
+    parts_[0] = uploaded(pack_chunks(source, stream_.order, row_blocks, stream_.col_chunks()), stream);
+    if (stream_.order.per_channel) {
+      const auto scale = [&](int64_t row) { return source.scale(row, 0); };
+      const auto zero = [&](int64_t row) {
+        return source.shape.real_zeros ? source.real_zero(row, 0)
+                                       : to_half(static_cast<float>(source.integer_zero(row, 0)));
+      };
+      parts_[1] = uploaded(of_rows(out(), row_blocks, scale), stream);
+      if (!source.shape.symmetric) parts_[2] = uploaded(of_rows(out(), row_blocks, zero), stream);
+    }
+    if (source.shape.column_scales)
+      parts_[3] =
+          uploaded(std::vector<uint8_t>(source.column_scales, source.column_scales + in() * 2), stream);
+    point();
+  }
+
+  bool fits() const {
+    return stream_shape(stream_, 1, multiprocessors_).depth > 0 &&
+           stream_shape(stream_, 4, multiprocessors_).depth > 0;
+  }
+
+  int64_t bytes() const override {
+    int64_t sum = 0;
+    for (const Bytes& part : parts_) sum += part.size();
+    return sum;
+  }
+  int64_t bytes_read(const LevelCounts&) const override { return bytes(); }
+
+  std::unique_ptr<Gemv> clone(Stream stream) const override {
+    auto other = std::unique_ptr<GroupAffineGemv>(new GroupAffineGemv(out(), in(), multiprocessors_));
+    other->stream_ = stream_;
+    for (size_t i = 0; i < std::size(parts_); ++i) {
+      if (parts_[i].size() == 0) continue;
+      other->parts_[i] = Bytes(parts_[i].size(), stream);
+      check_call(cudaMemcpyAsync(other->parts_[i].data(), parts_[i].data(),
+                                 static_cast<size_t>(parts_[i].size()), cudaMemcpyDeviceToDevice, stream),
+                 "cudaMemcpyAsync");
+    }
+    other->point();
+    return other;
+  }
+
+  // There is one level, and no channel is left out.
+  void run(ConstView x, const GemvReading&, View y, Stream stream) override {
+    group_affine_gemv(stream_, x, y, multiprocessors_, stream);
+  }
+
+ private:
+  GroupAffineGemv(int64_t out, int64_t in, int multiprocessors)
+      : Gemv(out, in), multiprocessors_(multiprocessors) {}
+
+  template <class T>
+  static Bytes uploaded(const std::vector<T>& host, Stream stream) {
+    const auto size = static_cast<int64_t>(host.size() * sizeof(T));
+    Bytes device(size, stream);
+    to_device(host.data(), device.data(), size, stream);
+    return device;
+  }
+  void point() {
+    stream_.chunks = parts_[0].as<uint8_t>();
+    stream_.row_scales = parts_[1].as<uint16_t>();
+    stream_.row_zeros = parts_[2].as<uint16_t>();
+    stream_.column_scales = parts_[3].as<uint16_t>();
+  }
+
+  int multiprocessors_;
+  GroupAffineStream stream_;
+  Bytes parts_[4];  // chunks, scales and zeros per channel, column scales
+};
+
+std::unique_ptr<Gemv> make(const QuantizedLinear& layer, Stream stream) {
+  int device = 0, major = 0, multiprocessors = 0;
+  check_call(cudaGetDevice(&device), "cudaGetDevice");
+  check_call(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
+             "cudaDeviceGetAttribute");
+  check_call(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
+             "cudaDeviceGetAttribute");
+  if (major < 9 || !has_order(Source(layer).shape)) return nullptr;
+  auto gemv = std::make_unique<GroupAffineGemv>(layer, multiprocessors, stream);
+  if (!gemv->fits()) return nullptr;
+  return gemv;
+}
+
+const RegisterGemv registered{"group_affine", "streamed_chunks",
+                              "2, 3, 4, 8 bits, groups of 32, 64, 128 or per channel; integer tensor cores",
+                              make};
+
+}  // namespace
+
+}  // namespace grinqh::cuda

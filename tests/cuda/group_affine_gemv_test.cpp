@@ -1,0 +1,128 @@
+// Decoding products of layout "group_affine" against float64 on the dequantized weights, and against
+// themselves.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "core/half.h"
+#include "cuda/gemv.h"
+#include "cuda/memory.h"
+#include "gpu.h"
+#include "kernels/group_affine/layout.h"
+#include "numbers.h"
+
+namespace grinqh {
+namespace {
+
+struct Case {
+  int64_t out, in, group;
+  int zeros;  // 0 integers, 1 none, 2 real
+  bool columns;
+  int64_t tokens;
+};
+
+std::unique_ptr<GroupAffineLinear> layer_of(const Case& c, int bits) {
+  GroupAffineShape shape{c.out, c.in, bits, c.group};
+  shape.symmetric = c.zeros == 1;
+  shape.real_zeros = c.zeros == 2;
+  shape.column_scales = c.columns;
+  Rng rng(static_cast<uint64_t>(c.out * 131 + c.in + bits));
+  const auto below = [&](uint64_t n) { return static_cast<uint8_t>(rng.below(n)); };
+  MatrixBuffer<uint8_t> codes(c.out, c.in), zeros(c.out, shape.groups());
+  MatrixBuffer<uint16_t> scales(c.out, shape.groups()), real_zeros(c.out, shape.groups());
+  for (int64_t i = 0; i < codes.size(); ++i) codes.data()[i] = below(1u << bits);
+  for (int64_t i = 0; i < scales.size(); ++i) {
+    zeros.data()[i] = below(1u << bits);
+    scales.data()[i] = to_half(static_cast<float>(0.01 + 0.1 * rng.uniform()));
+    real_zeros.data()[i] = to_half(static_cast<float>(rng.uniform() * (1 << bits)));
+  }
+  std::vector<uint16_t> columns;
+  if (c.columns)
+    for (int64_t i = 0; i < c.in; ++i) columns.push_back(to_half(static_cast<float>(0.5 + rng.uniform())));
+  if (shape.real_zeros)
+    return std::make_unique<GroupAffineLinear>(shape, codes, scales, real_zeros.view(), columns);
+  return std::make_unique<GroupAffineLinear>(shape, codes, scales, zeros.view(), columns);
+}
+
+std::vector<float> run(cuda::Gemv& gemv, const std::vector<float>& x, int64_t tokens) {
+  const int64_t stride = static_cast<int64_t>(x.size()) / tokens, count = tokens * gemv.out();
+  const cuda::Array<float> input(static_cast<int64_t>(x.size())), output(count);
+  cuda::to_device(x.data(), input.data(), static_cast<int64_t>(x.size()) * 4, nullptr);
+  std::vector<float> y(static_cast<size_t>(count), std::nanf(""));
+  cuda::to_device(y.data(), output.data(), count * 4, nullptr);
+  gemv.run({input.data(), tokens, gemv.in(), stride, cuda::Type::f32}, {},
+           {output.data(), tokens, gemv.out(), gemv.out(), cuda::Type::f32}, nullptr);
+  cuda::to_host(output.data(), y.data(), count * 4, nullptr);
+  return y;
+}
+
+double error_of(const QuantizedLinear& layer, const std::vector<float>& x, int64_t stride,
+                const std::vector<float>& y, int64_t token) {
+  const MatrixBuffer<float> w = layer.dequantize(kFullLevel);
+  double difference = 0, norm = 0;
+  for (int64_t row = 0; row < layer.out(); ++row) {
+    double sum = 0;
+    for (int64_t i = 0; i < layer.in(); ++i)
+      sum += double{w.view()(row, i)} * x[static_cast<size_t>(token * stride + i)];
+    const double off = sum - y[static_cast<size_t>(token * layer.out() + row)];
+    difference += off * off;
+    norm += sum * sum;
+  }
+  return std::sqrt(difference / norm);
+}
+
+class CudaGroupAffineGemv : public ::testing::TestWithParam<int> {
+ protected:
+  void SetUp() override {
+    if (!testing::has_gpu()) GTEST_SKIP() << "no GPU here";
+  }
+};
+
+TEST_P(CudaGroupAffineGemv, EveryShapeAndOptionAgainstTheDequantizedWeights) {
+  const std::vector<cuda::GemvKernel> kernels = cuda::gemv_kernels("group_affine");
+  ASSERT_FALSE(kernels.empty());
+  for (const Case& c :
+       {Case{256, 1024, 128, 0, false, 1}, Case{72, 1300, 128, 0, false, 1}, Case{33, 520, 64, 2, true, 2},
+        Case{50, 700, 32, 1, false, 3}, Case{20, 40, 0, 0, true, 8}, Case{41, 2056, 0, 2, false, 1},
+        Case{40, 512, 0, 1, false, 5}, Case{2500, 96, 32, 0, true, 4}, Case{24, 4096, 64, 0, false, 8},
+        Case{19, 130, 128, 2, false, 7}}) {
+    SCOPED_TRACE(
+        fmt::format("{} x {}, group {}, zeros {}, {} tokens", c.out, c.in, c.group, c.zeros, c.tokens));
+    const auto layer = layer_of(c, GetParam());
+    const int64_t stride = (c.in + 3) / 4 * 4;
+    const std::vector<float> x = testing::random_vector(c.tokens * stride, 5);
+    for (const cuda::GemvKernel& kernel : kernels) {
+      const auto gemv = kernel.make(*layer, nullptr);
+      if (gemv == nullptr) GTEST_SKIP() << "no kernel for this GPU";
+      const std::vector<float> y = run(*gemv, x, c.tokens);
+      for (int64_t token = 0; token < c.tokens; ++token)
+        EXPECT_LE(error_of(*layer, x, stride, y, token), 0.5 * gemv->tolerance()) << "token " << token;
+      for (int again = 0; again < 3; ++again) {
+        const auto other = gemv->clone(nullptr);
+        const std::vector<float> same = run(*other, x, c.tokens);
+        EXPECT_EQ(std::memcmp(y.data(), same.data(), y.size() * sizeof(float)), 0);
+      }
+      EXPECT_GE(gemv->bytes() * 8, layer->stored_bits().total());
+    }
+  }
+}
+
+TEST_P(CudaGroupAffineGemv, BytesAreTheLayoutsWherePartsFill) {
+  const auto layer = layer_of({64, 2048, 128, 1, false, 1}, GetParam());
+  for (const cuda::GemvKernel& kernel : cuda::gemv_kernels("group_affine"))
+    if (const auto gemv = kernel.make(*layer, nullptr)) {
+      EXPECT_EQ(gemv->bytes() * 8, layer->stored_bits().total());
+    }
+}
+
+TEST_P(CudaGroupAffineGemv, RefusesGroupsItHasNoOrderFor) {
+  const auto layer = layer_of({16, 96, 48, 0, false, 1}, GetParam());
+  for (const cuda::GemvKernel& kernel : cuda::gemv_kernels("group_affine"))
+    EXPECT_EQ(kernel.make(*layer, nullptr), nullptr);
+}
+
+INSTANTIATE_TEST_SUITE_P(Bits, CudaGroupAffineGemv, ::testing::Values(2, 3, 4, 8));
+
+}  // namespace
+}  // namespace grinqh
