@@ -38,8 +38,6 @@ __device__ inline void await_copies_but(int pending) {
   }
 }
 
-__device__ inline void prefetch_to_l2(const void* p) {
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
-}
+__device__ inline void prefetch_to_l2(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 
 }  // namespace grinqh::cuda

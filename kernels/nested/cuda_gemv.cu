@@ -12,13 +12,14 @@ namespace nested {
 
 // What a block needs at the start and can have before the inputs are known: grids, and thresholds.
 template <class S>
-__device__ void prefetch_metadata(const NestedGemvWeights& weights, const NestedGemvCall& call, const Span& span) {
+__device__ void prefetch_metadata(const NestedGemvWeights& weights, const NestedGemvCall& call,
+                                  const Span& span) {
   constexpr int kLine = 128;
   if constexpr (S::kByInput) {
     const int first = span.begin / weights.part * weights.part / weights.group,
               last = (span.end - 1) / weights.group;
-    const char* from = reinterpret_cast<const char*>(weights.grids +
-                                                     (int64_t{span.tile} * weights.groups + first) * S::kTile);
+    const char* from = reinterpret_cast<const char*>(
+        weights.grids + (int64_t{span.tile} * weights.groups + first) * S::kTile);
     const int lines = (last - first + 1) * S::kTile * 4 / kLine;
     for (int i = threadIdx.x; i < lines; i += kThreads) prefetch_to_l2(from + i * kLine);
   } else if (call.rule.count == 0) {
@@ -44,8 +45,8 @@ __device__ inline void prepare(const NestedGemvWeights& weights, const NestedGem
 
 template <class S>
 __global__ void __launch_bounds__(kThreads, S::kProducts == 1 ? 2 : 1)
-    gemv_kernel(const __grid_constant__ NestedGemvWeights weights, const __grid_constant__ NestedGemvCall call,
-                NestedGemvWorkspace workspace) {
+    gemv_kernel(const __grid_constant__ NestedGemvWeights weights,
+                const __grid_constant__ NestedGemvCall call, NestedGemvWorkspace workspace) {
   extern __shared__ __align__(128) uint8_t shared[];
   let_next_begin();
   uint8_t* const factors = shared + kStages * S::kStageBytes;
@@ -58,9 +59,9 @@ __global__ void __launch_bounds__(kThreads, S::kProducts == 1 ? 2 : 1)
 
   const int units = (weights.in + 31) / 32 * weights.tiles;
   Walk<S> ahead(units), behind(units);
-  int built = 0, used = 0;       // lists
-  int fetched = 0, done = 0;     // stages
-  int next = 0, end = 0;         // stages of the list being fetched
+  int built = 0, used = 0;    // lists
+  int fetched = 0, done = 0;  // stages
+  int next = 0, end = 0;      // stages of the list being fetched
   Span fetching{};
   bool known = call.rule.count == 0;  // whether lists can be built
 
@@ -131,7 +132,8 @@ __global__ void __launch_bounds__(kThreads, S::kProducts == 1 ? 2 : 1)
     ++used;
     if (behind.advance(weights, span)) {
       const int tokens = static_cast<int>(call.y.rows);
-      const int64_t number = (static_cast<int>(blockIdx.x) + span.tile) * S::kDeep + threadIdx.x / 32 / S::kAcross;
+      const int64_t number =
+          (static_cast<int>(blockIdx.x) + span.tile) * S::kDeep + threadIdx.x / 32 / S::kAcross;
       write_partial<S>(outputs, tokens, workspace.partials + number * tokens * S::kTile);
       join_tile<S>(weights, call.y, span.tile, workspace);
       outputs.clear();
@@ -141,15 +143,15 @@ __global__ void __launch_bounds__(kThreads, S::kProducts == 1 ? 2 : 1)
 }
 
 template <class S>
-void launch(const NestedGemvWeights& weights, const NestedGemvCall& call, const NestedGemvWorkspace& workspace,
-            int processors, Stream stream) {
+void launch(const NestedGemvWeights& weights, const NestedGemvCall& call,
+            const NestedGemvWorkspace& workspace, int processors, Stream stream) {
   const int bytes = shared_bytes<S>(weights.planes.count);
   const auto kernel = gemv_kernel<S>;
   check_call(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
              "cudaFuncSetAttribute");
   const int units = (weights.in + 31) / 32 * weights.tiles;
-  const LaunchShape shape{dim3(static_cast<unsigned>(processors < units ? processors : units)), dim3(kThreads),
-                          static_cast<size_t>(bytes)};
+  const LaunchShape shape{dim3(static_cast<unsigned>(processors < units ? processors : units)),
+                          dim3(kThreads), static_cast<size_t>(bytes)};
   launch_early("nested_gemv", kernel, shape, stream, weights, call, workspace);
 }
 
@@ -179,10 +181,10 @@ int64_t nested_gemv_partials(const NestedGemvWeights& weights, int processors) {
 void nested_gemv(const NestedGemvWeights& weights, const NestedGemvCall& call,
                  const NestedGemvWorkspace& workspace, int processors, Stream stream) {
   const bool wide = weights.tile == 1024;
-  const auto run = wide ? weights.by_input ? nested::launch_for_tokens<8, true>
-                                           : nested::launch_for_tokens<8, false>
-                   : weights.by_input ? nested::launch_for_tokens<4, true>
-                                      : nested::launch_for_tokens<4, false>;
+  const auto run =
+      wide ? weights.by_input ? nested::launch_for_tokens<8, true> : nested::launch_for_tokens<8, false>
+      : weights.by_input ? nested::launch_for_tokens<4, true>
+                         : nested::launch_for_tokens<4, false>;
   run(weights, call, workspace, processors, stream);
 }
 

@@ -3,7 +3,8 @@
 //   digits  [tile of outputs][plane][in][a row: the tile's digits, natural order]
 //           A plane holds digits of 2 bits where no level splits them, else of 1. 16 outputs are a word of a
 //           2-bit row, output i at bits 2 i, and a half word of a 1-bit row, output 4 b + d at bit
-//           8 (b / 2) + 2 d + b % 2: where a 2-bit digit with the same d would be worth as much or half of it.
+//           8 (b / 2) + 2 d + b % 2: where a 2-bit digit with the same d would be worth as much or half of
+//           it.
 //   grids   scale | minimum << 16, float16 each.
 //           groups along the inputs: [tile][group][outputs of the tile]
 //           groups along the outputs: [tile][in][groups of the tile]

@@ -17,16 +17,19 @@ __device__ uint32_t spread(uint32_t bits) {
 
 // A thread packs 16 outputs of a plane's channel.
 __global__ void __launch_bounds__(kThreads)
-    pack_digits_kernel(const uint8_t* from, const __grid_constant__ NestedGemvWeights weights, uint8_t* digits) {
+    pack_digits_kernel(const uint8_t* from, const __grid_constant__ NestedGemvWeights weights,
+                       uint8_t* digits) {
   const int64_t plane_bytes = (weights.out + 7) / 8;
-  const int words = weights.tile / 16, plane = static_cast<int>(blockIdx.y), tile = static_cast<int>(blockIdx.z);
+  const int words = weights.tile / 16, plane = static_cast<int>(blockIdx.y),
+            tile = static_cast<int>(blockIdx.z);
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x, channel = i / words;
   const int word = static_cast<int>(i % words);
   if (channel >= weights.in) return;
   const auto bits = [&](int bit) {
     const int64_t byte = int64_t{tile} * (weights.tile / 8) + 2 * word;
     const uint8_t* row = from + (int64_t{bit} * weights.in + channel) * plane_bytes;
-    const uint32_t low = byte < plane_bytes ? row[byte] : 0u, high = byte + 1 < plane_bytes ? row[byte + 1] : 0u;
+    const uint32_t low = byte < plane_bytes ? row[byte] : 0u,
+                   high = byte + 1 < plane_bytes ? row[byte + 1] : 0u;
     return low | high << 8;
   };
   uint8_t* to = digits + int64_t{tile} * weights.tile_bytes + weights.planes.offset[plane];
@@ -52,8 +55,8 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t output = tile * weights.tile + (weights.by_input ? inner : inner * weights.part);
   uint32_t grid = 0;
   if (output < weights.out) {
-    const int64_t at = weights.by_input ? output * layout_groups + outer
-                                        : outer * layout_groups + output / layout_group;
+    const int64_t at =
+        weights.by_input ? output * layout_groups + outer : outer * layout_groups + output / layout_group;
     grid = scales[at] | uint32_t{minima[at]} << 16;
   }
   grids[i] = grid;

@@ -65,9 +65,8 @@ __device__ void select_rows(const NestedGemvWeights& weights, const NestedGemvCa
       if (t >= tokens) break;
       int level = 0;
       if (inside)
-        level = call.rule.count == 0
-                    ? call.level
-                    : level_of(call.rule, input_at(call.x, t, channel), channel, weights.in);
+        level = call.rule.count == 0 ? call.level
+                                     : level_of(call.rule, input_at(call.x, t, channel), channel, weights.in);
       list.levels[t * S::kChannels + index] = static_cast<uint8_t>(level);
       top[i] = max(top[i], level);
     }
@@ -100,8 +99,7 @@ __device__ void select_rows(const NestedGemvWeights& weights, const NestedGemvCa
   for (int i = 0; i < kMine; ++i) {
     const int block = warp + i * kWarps, index = block * 32 + lane;
     if (block >= S::kBlocks) break;
-    const int part =
-        S::kByInput ? (span.begin + index) / weights.part - span.begin / weights.part : 0;
+    const int part = S::kByInput ? (span.begin + index) / weights.part - span.begin / weights.part : 0;
     for (int p = 0; p < planes.count; ++p) {
       const bool read = top[i] >= planes.end[p];
       const uint32_t reading = __ballot_sync(0xffffffffu, read);
@@ -124,9 +122,10 @@ __device__ void select_rows(const NestedGemvWeights& weights, const NestedGemvCa
 
 // x of a channel that a token reads, else 0; level: 0 for those.
 template <class S>
-__device__ inline float input_read(const NestedGemvCall& call, const Span& span, const List<S>& list, int token,
-                                   int index, int& level) {
-  level = token < call.x.rows && span.begin + index < span.end ? list.levels[token * S::kChannels + index] : 0;
+__device__ inline float input_read(const NestedGemvCall& call, const Span& span, const List<S>& list,
+                                   int token, int index, int& level) {
+  level =
+      token < call.x.rows && span.begin + index < span.end ? list.levels[token * S::kChannels + index] : 0;
   return level > 0 ? input_at(call.x, token, span.begin + index) : 0.0f;
 }
 
@@ -226,8 +225,8 @@ __device__ void prepare_scaled_inputs(const NestedGemvWeights& weights, const Ne
     for (int h = 0; h < S::kAcross; ++h)
 #pragma unroll
       for (int t = 0; t < S::kTokens; ++t)
-        list.integers[(h * S::kTokens + t) * S::kChannels + index] = static_cast<int16_t>(__float2int_rn(
-            x[i][t] * half_low(grids[i][h]) * to_integers(list.largest[h * S::kTokens + t])));
+        list.integers[(h * S::kTokens + t) * S::kChannels + index] = static_cast<int16_t>(
+            __float2int_rn(x[i][t] * half_low(grids[i][h]) * to_integers(list.largest[h * S::kTokens + t])));
   }
   __syncthreads();
 }

@@ -71,8 +71,8 @@ __device__ inline void finish_list(const NestedGemvWeights& weights, const Span&
 #pragma unroll
     for (int i = 0; i < 16; ++i) {
       // Digit i % 4 of byte i / 4.
-      const float value =
-          fmaf(combined(sum.of[n][i / 4 * 2 + i % 4 / 2], i % 2), scale * power_of_two(-2 * (i % 4)), middles);
+      const float value = fmaf(combined(sum.of[n][i / 4 * 2 + i % 4 / 2], i % 2),
+                               scale * power_of_two(-2 * (i % 4)), middles);
       float& output = outputs.of[n][i];
       if constexpr (S::kByInput) {
         const uint4& four = grids.of[i / 4];
@@ -108,7 +108,8 @@ __device__ inline void write_partial(Outputs<S>& outputs, int tokens, float* par
     float half[8];
 #pragma unroll
     for (int i = 0; i < 8; ++i)
-      half[i] = (upper ? v[i + 8] : v[i]) + __shfl_xor_sync(0xffffffffu, upper ? v[i] : v[i + 8], S::kTogether);
+      half[i] =
+          (upper ? v[i + 8] : v[i]) + __shfl_xor_sync(0xffffffffu, upper ? v[i] : v[i + 8], S::kTogether);
     if constexpr (S::kTogether == 2) {
       const int token = pair % 2;
       if (token < tokens) {
@@ -137,14 +138,16 @@ __device__ inline void store_output(const View& y, int token, int64_t output, co
       static_cast<__nv_bfloat16*>(y.data)[at + i] = __float2bfloat16(v[i]);
 }
 
-// The block has a tile's share in `partials`. Whichever block comes last adds the shares, in their order: block
-// b's share of tile t is number b + t, as blocks and tiles ascend together.
+// The block has a tile's share in `partials`. Whichever block comes last adds the shares, in their order:
+// block b's share of tile t is number b + t, as blocks and tiles ascend together.
 template <class S>
 __device__ inline void join_tile(const NestedGemvWeights& weights, const View& y, int tile,
                                  const NestedGemvWorkspace& workspace) {
   __shared__ int arrived;
   const int64_t units = (weights.in + 31) / 32, all = units * weights.tiles, blocks = gridDim.x;
-  const auto block_of = [&](int64_t unit) { return static_cast<int>(((unit + 1) * blocks + all - 1) / all) - 1; };
+  const auto block_of = [&](int64_t unit) {
+    return static_cast<int>(((unit + 1) * blocks + all - 1) / all) - 1;
+  };
   const int first = block_of(tile * units), last = block_of((tile + 1) * units - 1);
   const int tokens = static_cast<int>(y.rows);
   __threadfence();

@@ -1,8 +1,8 @@
 // How a block of threads divides a product with a layer of layout "nested", and its shared memory.
 //
-// A block goes through lists of channels. The rows of a list, a plane of a channel each, pass through a ring of
-// stages in shared memory; each stage is multiplied on the tensor cores by bytes of the inputs: two a token
-// (a 16-bit integer is 256 high + low), in one of eight columns each.
+// A block goes through lists of channels. The rows of a list, a plane of a channel each, pass through a ring
+// of stages in shared memory; each stage is multiplied on the tensor cores by bytes of the inputs: two a
+// token (a 16-bit integer is 256 high + low), in one of eight columns each.
 #pragma once
 
 #include "kernels/nested/cuda_gemv.h"
@@ -66,8 +66,8 @@ struct List {
   static constexpr int kLargest = S::kByInput ? 0 : S::kAcross * S::kTokens;
 
   static constexpr int bytes(int planes) {
-    const int size = S::entries(planes) * 2 + kIntegers * 2 + S::kTokens * S::kChannels + 8 * S::kBlocks + 16 +
-                     kSums * static_cast<int>(sizeof(Sums)) + kLargest * 4;
+    const int size = S::entries(planes) * 2 + kIntegers * 2 + S::kTokens * S::kChannels + 8 * S::kBlocks +
+                     16 + kSums * static_cast<int>(sizeof(Sums)) + kLargest * 4;
     return (size + 15) / 16 * 16;
   }
   __device__ List(uint8_t* memory, int planes) {

@@ -58,7 +58,8 @@ __device__ inline void write_factors(const NestedDigitPlanes& planes, const List
                                      uint8_t* factors) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const auto reads = [&](int token, uint32_t entry) {
-    return S::kTokens == 1 || planes.end[entry_plane(entry)] <= list.levels[token * S::kChannels + entry_channel(entry)];
+    return S::kTokens == 1 ||
+           planes.end[entry_plane(entry)] <= list.levels[token * S::kChannels + entry_channel(entry)];
   };
   if constexpr (S::kByInput) {  // a warp writes byte `warp` of every lane
     const int column = lane / 4, part = column / 2 / S::kTogether, first = column / 2 % S::kTogether;
@@ -78,14 +79,13 @@ __device__ inline void write_factors(const NestedDigitPlanes& planes, const List
     const int across = warp % S::kAcross;
     for (int step = warp / S::kAcross; step * 32 < stage.rows; step += S::kDeep) {
       const uint32_t entry = list.entries[stage.first + step * 32 + lane];
-      uint8_t* to = factors + step * S::kFactorBytes + across * S::kProducts * S::kColumnBytes + lane % 4 * 8 +
-                    lane / 4;
+      uint8_t* to = factors + step * S::kFactorBytes + across * S::kProducts * S::kColumnBytes +
+                    lane % 4 * 8 + lane / 4;
 #pragma unroll
       for (int t = 0; t < S::kTokens; ++t) {
         uint32_t high = 0, low = 0;
         if (entry != kNoRow && reads(t, entry)) {
-          const int integer =
-              list.integers[(across * S::kTokens + t) * S::kChannels + entry_channel(entry)];
+          const int integer = list.integers[(across * S::kTokens + t) * S::kChannels + entry_channel(entry)];
           const int shift = planes.end[entry_plane(entry)] - planes.first_end;
           high = byte_of(integer, shift, true);
           low = byte_of(integer, shift, false);
@@ -115,18 +115,20 @@ struct Sum {
 template <class S>
 __device__ inline void read_factors(const uint8_t* factors, int step, uint2 (&b)[S::kProducts]) {
   const int lane = threadIdx.x % 32, across = threadIdx.x / 32 % S::kAcross;
-  const uint8_t* from =
-      factors + step * S::kFactorBytes + (S::kByInput ? 0 : across * S::kProducts * S::kColumnBytes) + lane * 8;
+  const uint8_t* from = factors + step * S::kFactorBytes +
+                        (S::kByInput ? 0 : across * S::kProducts * S::kColumnBytes) + lane * 8;
 #pragma unroll
   for (int n = 0; n < S::kProducts; ++n) {
     b[n] = {0, 0};
-    if (S::kByInput || lane < 8 * S::kTogether) b[n] = *reinterpret_cast<const uint2*>(from + n * S::kColumnBytes);
+    if (S::kByInput || lane < 8 * S::kTogether)
+      b[n] = *reinterpret_cast<const uint2*>(from + n * S::kColumnBytes);
   }
 }
 
 // Digits stay where they lie in their byte, so a digit d of a byte is worth 4^d of itself in all sums.
 template <class S>
-__device__ inline void multiply(const uint8_t* rows, const uint8_t* factors, const Stage& stage, Sum<S>& sum) {
+__device__ inline void multiply(const uint8_t* rows, const uint8_t* factors, const Stage& stage,
+                                Sum<S>& sum) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int across = warp % S::kAcross, deep = warp / S::kAcross;
   constexpr uint32_t kPair = 0x03030303u, kBit = 0x01010101u;
