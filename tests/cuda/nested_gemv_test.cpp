@@ -1,7 +1,9 @@
 // Products with packed layers of layout "nested" against float64 sums over dequantize_rows.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 
 #include "core/dtype.h"
 #include "core/rng.h"
@@ -91,7 +93,7 @@ struct Rule {
     MatrixBuffer<float> all(thresholds.rows(), in);
     std::vector<Level> increments;
     for (int64_t j = 0; j < thresholds.rows(); ++j) {
-      for (int64_t i = 0; i < in; ++i) all.row(j)[i] = thresholds(j, rule.shared ? 0 : i);
+      for (int64_t i = 0; i < in; ++i) all.row(j)[i] = thresholds.row(j)[rule.shared ? 0 : i];
       increments.push_back(static_cast<Level>(rule.levels[j + 1] - rule.levels[j]));
     }
     grinqh::grade(x, all, increments, rule.levels[0], levels);
@@ -175,8 +177,8 @@ TEST_F(CudaNestedGemv, NoNumberShows) {
   gemv->run(input.view(), {kFullLevel, &rule.rule}, output.view(), nullptr);
   const MatrixBuffer<float> y = output.values();
   for (int64_t n = 0; n < 300; ++n) {
-    EXPECT_FALSE(std::isnan(y(0, n)));
-    EXPECT_TRUE(std::isnan(y(1, n)));
+    EXPECT_FALSE(std::isnan(y.row(0)[n]));
+    EXPECT_TRUE(std::isnan(y.row(1)[n]));
   }
 }
 
@@ -186,7 +188,7 @@ TEST_F(CudaNestedGemv, NothingReadIsZero) {
   const TypedMatrix input(Type::f32, MatrixBuffer<float>::zeroed(1, 260)), output(Type::f32, 1, 300);
   make(*layer)->run(input.view(), {kFullLevel, &rule.rule}, output.view(), nullptr);
   const MatrixBuffer<float> y = output.values();
-  for (int64_t n = 0; n < 300; ++n) EXPECT_EQ(y(0, n), 0.0f);
+  for (int64_t n = 0; n < 300; ++n) EXPECT_EQ(y.row(0)[n], 0.0f);
 }
 
 TEST_F(CudaNestedGemv, RefusesWhatItCannotTake) {
