@@ -11,15 +11,16 @@
 #include "core/vector_math.h"
 #include "kernels/group_affine/layout.h"
 #include "quant/affine_grid.h"
+#include "quant/clip_search.h"
 #include "quant/model_transform.h"
 #include "quant/quantizer.h"
+#include "quant/scaled_rounding.h"
 
 namespace grinqh {
 namespace {
 
 constexpr const char* kMeanMagnitude = "mean_magnitude";
 constexpr const char* kSampledInputs = "sampled_inputs";
-constexpr int64_t kTaskRows = 64;
 
 // magnitude^ratio, centred so that the largest and the smallest multiply to 1.
 std::vector<float> scales_at(std::span<const float> magnitudes, float ratio) {
@@ -29,25 +30,6 @@ std::vector<float> scales_at(std::span<const float> magnitudes, float ratio) {
   const float centre = std::sqrt(low * high);
   for (float& scale : scales) scale /= centre;
   return scales;
-}
-
-// What W diag(s) rounds to, seen from the inputs as they are: Q(W diag(s)) diag(1 / s).
-MatrixBuffer<float> round_scaled(Matrix<const float> w, const std::string& layer,
-                                 std::span<const float> scales, const GroupAffineShape& shape) {
-  const AffineGridRule rule{shape.bits, false};
-  MatrixBuffer<float> result(w.rows, w.cols);
-  parallel_for(w.rows, [&](int64_t r) {
-    float* row = result.row(r);
-    for (int64_t i = 0; i < w.cols; ++i) row[i] = w(r, i) * scales[static_cast<size_t>(i)];
-    for (int64_t begin = 0; begin < w.cols; begin += shape.group_size()) {
-      const std::span<float> group(row + begin,
-                                   static_cast<size_t>(std::min(shape.group_size(), w.cols - begin)));
-      const AffineGrid grid = rule.fit(group, layer);
-      for (float& value : group) value = rule.decode(rule.round(value, grid), grid);
-    }
-    for (int64_t i = 0; i < w.cols; ++i) row[i] /= scales[static_cast<size_t>(i)];
-  });
-  return result;
 }
 
 // The scales, of exponents 0, 1 / grid, ... below 1, whose error(scales) is least.
@@ -119,17 +101,12 @@ class AwqScales final : public ModelTransform {
   }
 
   std::vector<float> search(const TransformSite& site, std::span<const float> magnitudes) const {
-    return search_scales(
-        magnitudes, options_.grid, site.layers.front().id, [&](std::span<const float> scales) {
-          std::vector<MatrixBuffer<float>> rounded;
-          std::vector<Matrix<const float>> weights;
-          for (const TransformSite::Layer& layer : site.layers) {
-            const GroupAffineShape shape{layer.weight.rows, layer.weight.cols, options_.bits, options_.group};
-            rounded.push_back(round_scaled(layer.weight, layer.id, scales, shape));
-            weights.push_back(rounded.back().view());
-          }
-          return site.probe.error(weights);
-        });
+    const auto in = static_cast<int64_t>(magnitudes.size());
+    const int64_t group = options_.group == 0 ? in : options_.group;
+    return search_scales(magnitudes, options_.grid, site.layers.front().id,
+                         [&](std::span<const float> scales) {
+                           return site.probe.rounding_error(site.layers, {scales, options_.bits, group});
+                         });
   }
 
   Options options_;
@@ -195,7 +172,9 @@ class Awq final : public Quantizer {
       for (int64_t t = 0; t < x.rows() && keeps_scales(); ++t)
         for (int64_t i = 0; i < shape.in; ++i)
           x.row(t)[i] *= from_half(column_scales[static_cast<size_t>(i)]);
-      search_shares(task.id, w, x, shape, shares);
+      search_clips({task.id, w, x, options_.bits, shape.group_size(),
+                    std::max(1, static_cast<int>(options_.max_shrink * options_.clip_grid)),
+                    options_.clip_grid, shares});
     }
 
     const AffineGridRule rule{options_.bits, false};
@@ -204,7 +183,7 @@ class Awq final : public Quantizer {
     parallel_for(shape.out, [&](int64_t row) {
       for (int64_t g = 0; g < shape.groups(); ++g) {
         const std::vector<float> group =
-            clamped(shape.group_of(w.view().row_span(row), g), shares.row(row)[g]);
+            clipped_group(shape.group_of(w.view().row_span(row), g), shares.row(row)[g]);
         grids.row(row)[g] = rule.fit(group, task.id);
         uint8_t* code = codes.row(row) + g * shape.group_size();
         for (const float weight : group) *code++ = rule.round(weight, grids.row(row)[g]);
@@ -229,7 +208,8 @@ class Awq final : public Quantizer {
     MatrixBuffer<float> output(shape.out, x.rows());
     const std::vector<float> scales = search_scales(
         task.stats.at(kMeanMagnitude), options_.scale_grid, task.id, [&](std::span<const float> tried) {
-          MatrixBuffer<float> error = round_scaled(task.weight, task.id, tried, shape);
+          MatrixBuffer<float> error =
+              round_scaled(task.weight, task.id, {tried, options_.bits, shape.group_size()});
           for (int64_t row = 0; row < shape.out; ++row)
             for (int64_t i = 0; i < shape.in; ++i) error.row(row)[i] -= task.weight(row, i);
           product_nt(error, x, output);
@@ -238,48 +218,6 @@ class Awq final : public Quantizer {
     std::vector<uint16_t> column_scales;
     for (const float scale : scales) column_scales.push_back(std::max<uint16_t>(to_half(1.0f / scale), 1));
     return column_scales;
-  }
-
-  // For every group of every row the share of its largest |w| to which weights are clamped before rounding
-  // that leaves the least sum over sampled tokens of (x (w - w'))^2, x and w those of the group.
-  void search_shares(const std::string& layer, Matrix<const float> w, Matrix<const float> x,
-                     const GroupAffineShape& shape, Matrix<float> shares) const {
-    const AffineGridRule rule{options_.bits, false};
-    const int steps = std::max(1, static_cast<int>(options_.max_shrink * options_.clip_grid));
-    const int64_t row_tasks = (shape.out + kTaskRows - 1) / kTaskRows;
-    parallel_for(row_tasks * shape.groups(), [&](int64_t index) {
-      const int64_t g = index % shape.groups(), begin = g * shape.group_size();
-      const int64_t end = std::min(begin + shape.group_size(), shape.in);
-      const int64_t first = index / shape.groups() * kTaskRows;
-      const int64_t rows = std::min(kTaskRows, shape.out - first);
-      MatrixBuffer<float> error(rows, end - begin), output(rows, x.rows);
-      std::vector<double> least(static_cast<size_t>(rows), HUGE_VAL);
-      for (int step = 0; step < steps; ++step) {
-        const float share = 1.0f - static_cast<float>(step) / static_cast<float>(options_.clip_grid);
-        for (int64_t r = 0; r < rows; ++r) {
-          const std::span<const float> group = shape.group_of(w.row_span(first + r), g);
-          const std::vector<float> kept = clamped(group, share);
-          const AffineGrid grid = rule.fit(kept, layer);
-          for (size_t i = 0; i < group.size(); ++i)
-            error.row(r)[i] = group[i] - rule.decode(rule.round(kept[i], grid), grid);
-        }
-        matmul_nt_serial(error, x.cols_between(begin, end), output);
-        for (int64_t r = 0; r < rows; ++r) {
-          const double sum = sum_of_squares(output.view().row_span(r));
-          if (sum >= least[static_cast<size_t>(r)]) continue;
-          least[static_cast<size_t>(r)] = sum;
-          shares(first + r, g) = share;
-        }
-      }
-    });
-  }
-
-  static std::vector<float> clamped(std::span<const float> group, float share) {
-    float largest = 0;
-    for (const float weight : group) largest = std::max(largest, std::abs(weight));
-    std::vector<float> values(group.begin(), group.end());
-    for (float& value : values) value = std::clamp(value, -share * largest, share * largest);
-    return values;
   }
 
   Options options_;

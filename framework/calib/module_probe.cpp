@@ -66,12 +66,21 @@ void StreamProbe::prepare() {
 
 double StreamProbe::error(std::span<const Matrix<const float>> weights) {
   check(weights.size() == layers_.size(), "one matrix a layer of the site");
+  return error_with(*transformer_.replaced_linears(layers_, weights));
+}
+
+double StreamProbe::rounding_error(std::span<const SiteLayer> layers, const ScaledRounding& rounding) {
+  check(layers.size() == layers_.size(), "the layers of the site");
+  const auto rounded = transformer_.rounded_linears(layers_, rounding);
+  return rounded ? error_with(*rounded) : ModuleProbe::rounding_error(layers, rounding);
+}
+
+double StreamProbe::error_with(LinearExecutor& linears) {
   if (runs_.empty()) prepare();
-  const auto replaced = transformer_.replaced_linears(layers_, weights);
   double sum = 0, count = 0;
   for (const Run& run : runs_) {
     const Tensor output = transformer_.allocate(run.output.rows(), run.output.cols());
-    run_module(run, *replaced, output);
+    run_module(run, linears, output);
     sum += transformer_.squared_distance(output, run.output);
     count += static_cast<double>(output.size());
   }

@@ -26,6 +26,7 @@ class StreamProbe final : public ModuleProbe {
   StreamProbe(const Transformer& transformer, const StreamSample& sample, int64_t block, size_t site);
 
   double error(std::span<const Matrix<const float>> weights) override;
+  double rounding_error(std::span<const SiteLayer> layers, const ScaledRounding& rounding) override;
 
  private:
   struct Run {
@@ -33,6 +34,7 @@ class StreamProbe final : public ModuleProbe {
     Tensor input, output;  // of the module, float
   };
   void prepare();
+  double error_with(LinearExecutor& linears);
   void run_module(const Run& run, LinearExecutor& linears, Activations output) const;
   int64_t outputs() const;
 

@@ -1,6 +1,7 @@
 // What methods may have computed elsewhere than on the CPU: the linear algebra that is heavy at the size of
 // large layers. Methods call the free functions inverse_cholesky(), symmetric_eigen(), product_*() and
-// round_with_feedback(), optimal_clusters(), which ask here; there is one text of every method.
+// round_with_feedback(), optimal_clusters() and search_clips(), which ask here; there is one text of every
+// method.
 #pragma once
 
 #include <memory>
@@ -12,6 +13,7 @@
 
 namespace grinqh {
 
+struct ClipTask;       // quant/clip_search.h
 struct FeedbackTask;   // quant/column_feedback.h
 struct PartitionTask;  // quant/weighted_kmeans.h
 
@@ -26,6 +28,7 @@ class Accelerator {
   virtual SymmetricEigen symmetric_eigen(Matrix<const double> a) = 0;
   // y = a b, or y += a b, in float32.
   virtual void multiply(const Factor& a, const Factor& b, Matrix<float> y, Output output) = 0;
+  virtual void search_clips(const ClipTask& task) = 0;
   // Rounding that is plain data; one by a host callback never comes here.
   virtual void round_with_feedback(const FeedbackTask& task) = 0;
   virtual void partition_rows(const PartitionTask& task) = 0;

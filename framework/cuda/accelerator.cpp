@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "core/parallel.h"
+#include "cuda/clip_search.h"
 #include "cuda/factor_kernels.h"
 #include "cuda/layer_feedback.h"
 #include "cuda/memory.h"
@@ -102,6 +103,12 @@ class CudaAccelerator final : public Accelerator {
     solver_.multiply(view(left, a.matrix), a.transposed, view(right, b.matrix), b.transposed,
                      {result.data(), y.rows, y.cols, y.cols, Type::f32}, 1.0f, adds ? 1.0f : 0.0f);
     transfers_.download(result.data(), y, stream_);
+  }
+
+  void search_clips(const ClipTask& task) override {
+    const std::lock_guard lock(mutex_);
+    const DeviceScope scope(device_);
+    cuda::search_clips(task, solver_, transfers_, stream_);
   }
 
   void round_with_feedback(const FeedbackTask& task) override {

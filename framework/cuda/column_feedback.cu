@@ -1,5 +1,7 @@
 #include "cuda/column_feedback.h"
 
+#include "cuda/warp_range.cuh"
+
 namespace grinqh::cuda {
 
 namespace {
@@ -12,15 +14,6 @@ constexpr unsigned kAll = 0xffffffffu;
 constexpr int kMaxLevels = 9;
 
 __device__ float subtracted(float from, float a, float b) { return __fsub_rn(from, __fmul_rn(a, b)); }
-
-__device__ float least_of_warp(float value) {
-  for (int step = 16; step > 0; step /= 2) value = fminf(value, __shfl_xor_sync(kAll, value, step));
-  return value;
-}
-__device__ float greatest_of_warp(float value) {
-  for (int step = 16; step > 0; step /= 2) value = fmaxf(value, __shfl_xor_sync(kAll, value, step));
-  return value;
-}
 
 // What a column is rounded with.
 struct Parameters {

@@ -1,10 +1,13 @@
 #include "cuda/linears.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "core/error.h"
 #include "core/parallel.h"
+#include "cuda/group_rounding.h"
 #include "cuda/ops.h"
+#include "quant/affine_grid.h"
 
 namespace grinqh::cuda {
 
@@ -29,6 +32,28 @@ DeviceReplacedLinears::DeviceReplacedLinears(const Context& context, const Model
   check(layers.size() == replacements.size(), "one matrix a layer");
   for (size_t i = 0; i < layers.size(); ++i)
     replaced_.emplace(layers[i], upload_matrix(context, replacements[i], context.type()));
+}
+
+DeviceReplacedLinears::DeviceReplacedLinears(const Context& context, const ModelWeights& weights,
+                                             std::span<const LinearWeights* const> layers,
+                                             const ScaledRounding& rounding)
+    : DeviceLinears(context, weights) {
+  const Stream stream = context.stream();
+  const Array<float> scales = context.upload(rounding.scales.data(), std::ssize(rounding.scales));
+  const Array<uint32_t> too_large = context.array<uint32_t>(1);
+  fill_zero(too_large.data(), sizeof(uint32_t), stream);
+  const AffineGridRule rule{rounding.bits, false};
+  for (const LinearWeights* layer : layers) {
+    const ConstView weight = weights.linear(layer->id).weight.view();
+    check(weight.cols == std::ssize(rounding.scales), "a scale for every input");
+    OwnedMatrix rounded(context, weight.rows, weight.cols, weight.type);
+    round_scaled(weight, scales.data(), {rule.plain(), rounding.group, too_large.data()}, rounded.view(),
+                 stream);
+    uint32_t refused = 0;
+    to_host(too_large.data(), &refused, sizeof(refused), stream);
+    if (refused) refuse_scale(layer->id, std::bit_cast<float>(refused));
+    replaced_.emplace(layer, std::move(rounded));
+  }
 }
 
 void DeviceReplacedLinears::run(const LinearWeights& linear, ConstActivations x, Activations y) {

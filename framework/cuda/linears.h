@@ -8,6 +8,7 @@
 #include "cuda/device_weights.h"
 #include "cuda/grading.h"
 #include "cuda/model_weights.h"
+#include "quant/scaled_rounding.h"
 #include "runtime/linear_executor.h"
 
 namespace grinqh::cuda {
@@ -35,6 +36,9 @@ class DeviceReplacedLinears final : public DeviceLinears {
   DeviceReplacedLinears(const Context& context, const ModelWeights& weights,
                         std::span<const LinearWeights* const> layers,
                         std::span<const Matrix<const float>> replacements);
+  // With what the layers' own weights round to.
+  DeviceReplacedLinears(const Context& context, const ModelWeights& weights,
+                        std::span<const LinearWeights* const> layers, const ScaledRounding& rounding);
   void run(const LinearWeights& linear, ConstActivations x, Activations y) override;
 
  private:

@@ -118,4 +118,18 @@ void Solver::multiply(ConstView a, bool transpose_a, ConstView b, bool transpose
              "cublasSgemm");
 }
 
+void Solver::multiply_nt(ConstView a, ConstView b, View y, int64_t count, const Steps& steps) {
+  check(a.type == Type::f32 && b.type == Type::f32 && y.type == Type::f32, "products in float32");
+  check(a.cols == b.cols && y.rows == a.rows && y.cols == b.rows, "multiply_nt: shapes");
+  if (y.rows == 0 || y.cols == 0 || count == 0) return;
+  const auto as_int = [](int64_t value) { return static_cast<int>(value); };
+  const float one = 1, zero = 0;
+  check_blas(
+      cublasSgemmStridedBatched(blas_, CUBLAS_OP_T, CUBLAS_OP_N, as_int(y.cols), as_int(y.rows),
+                                as_int(a.cols), &one, static_cast<const float*>(b.data), as_int(b.stride),
+                                steps.b, static_cast<const float*>(a.data), as_int(a.stride), steps.a, &zero,
+                                static_cast<float*>(y.data), as_int(y.stride), steps.y, as_int(count)),
+      "cublasSgemmStridedBatched");
+}
+
 }  // namespace grinqh::cuda

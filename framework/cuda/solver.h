@@ -31,6 +31,12 @@ class Solver {
   // y[M, N] = alpha op(a) op(b) + beta y; K is what op(a) and op(b) share. Views of f32.
   void multiply(ConstView a, bool transpose_a, ConstView b, bool transpose_b, View y, float alpha,
                 float beta);
+  // y_i[M, N] = a_i[M, K] b_i[N, K]^T for `count` of each: the views are the first ones, and the next one
+  // begins so many elements later.
+  struct Steps {
+    int64_t a, b, y;
+  };
+  void multiply_nt(ConstView a, ConstView b, View y, int64_t count, const Steps& steps);
 
  private:
   void invert_lower(double* a, int64_t n, int64_t stride);

@@ -66,6 +66,11 @@ std::unique_ptr<LinearExecutor> DeviceTransformer::replaced_linears(
   return std::make_unique<DeviceReplacedLinears>(context_, weights_, layers, weights);
 }
 
+std::unique_ptr<LinearExecutor> DeviceTransformer::rounded_linears(
+    std::span<const LinearWeights* const> layers, const ScaledRounding& rounding) const {
+  return std::make_unique<DeviceReplacedLinears>(context_, weights_, layers, rounding);
+}
+
 Tensor DeviceTransformer::embed(const Batch& batch) const {
   for (const int32_t token : batch.tokens)
     check(token >= 0 && token < vocab(), "token id within the vocabulary");

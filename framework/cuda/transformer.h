@@ -26,6 +26,8 @@ class DeviceTransformer final : public Transformer {
   std::unique_ptr<LinearExecutor> replaced_linears(
       std::span<const LinearWeights* const> layers,
       std::span<const Matrix<const float>> weights) const override;
+  std::unique_ptr<LinearExecutor> rounded_linears(std::span<const LinearWeights* const> layers,
+                                                  const ScaledRounding& rounding) const override;
 
   Tensor embed(const Batch& batch) const override;
   void run_block(int64_t block, const Batch& batch, Activations x, LinearExecutor& linears,

@@ -11,6 +11,7 @@
 #include "core/matrix.h"
 #include "core/options.h"
 #include "core/registry.h"
+#include "quant/scaled_rounding.h"
 #include "quant/stats.h"
 
 namespace grinqh {
@@ -26,6 +27,13 @@ struct TransformPlan {
   std::map<std::string, std::vector<float>, std::less<>> input_scales;
 };
 
+// A linear layer as transforms see it.
+struct SiteLayer {
+  std::string id;
+  Matrix<const float> weight;             // [out, in]
+  const LayerStats* gradients = nullptr;  // of the loss at its outputs, where needs() names such statistics
+};
+
 // The part of a block that a site's layers belong to, on calibration tokens: the attention for q, k and v,
 // the MLP for gate and up, the layer itself for the others.
 class ModuleProbe {
@@ -34,15 +42,15 @@ class ModuleProbe {
   // Mean squared change of the module's output, over tokens and channels, if the site's layers had these
   // weights. One [out, in] for every layer of the site.
   virtual double error(std::span<const Matrix<const float>> weights) = 0;
+  // The same with every layer of the site rounded as round_scaled() rounds it. Here on the host; a device may
+  // round the weights that it multiplies by, in their type. BadInput naming a layer with a scale that does
+  // not fit into float16.
+  virtual double rounding_error(std::span<const SiteLayer> layers, const ScaledRounding& rounding);
 };
 
 // Linear layers of one block that share an input.
 struct TransformSite {
-  struct Layer {
-    std::string id;
-    Matrix<const float> weight;             // [out, in]
-    const LayerStats* gradients = nullptr;  // of the loss at its outputs, where needs() names such statistics
-  };
+  using Layer = SiteLayer;
   std::vector<Layer> layers;
   bool residual = false;  // the input is the normalized residual stream
   // Which channel makes each input, [in]: several inputs have one source where query heads share a value

@@ -60,6 +60,21 @@ GRINQH_BOTH inline float affine_value(float code, float scale, float zero) {
   return product_of(scale, code - zero);
 }
 
+// What a weight becomes.
+GRINQH_BOTH inline float affine_rounded(float value, float scale, float zero, float top) {
+  return affine_value(affine_code(value, scale, zero, top), scale, zero);
+}
+
+// The same of a weight that is multiplied before rounding and divided after it.
+GRINQH_BOTH inline float scaled_rounded(float weight, float factor, float scale, float zero, float top) {
+  return affine_rounded(product_of(weight, factor), scale, zero, top) / factor;
+}
+
+// What a weight is off by if it is clamped to [-limit, limit] before rounding.
+GRINQH_BOTH inline float clipped_error(float weight, float limit, float scale, float zero, float top) {
+  return weight - affine_rounded(clamped(weight, -limit, limit), scale, zero, top);
+}
+
 struct WeightRange {
   float low, high;
 };

@@ -8,6 +8,7 @@
 
 #include "core/tensor.h"
 #include "model/model.h"
+#include "quant/scaled_rounding.h"
 #include "runtime/attention.h"
 #include "runtime/batch.h"
 #include "runtime/gradient_observer.h"
@@ -48,6 +49,12 @@ class Transformer {
   // Some layers with other float weights, the rest float. layers[i] has weights[i], [out, in].
   virtual std::unique_ptr<LinearExecutor> replaced_linears(
       std::span<const LinearWeights* const> layers, std::span<const Matrix<const float>> weights) const;
+  // Some layers rounded as round_scaled() rounds them, from the weights and in the type that the device
+  // multiplies; BadInput as it. Null where weights are on the host anyway: round there and replace.
+  virtual std::unique_ptr<LinearExecutor> rounded_linears(std::span<const LinearWeights* const>,
+                                                          const ScaledRounding&) const {
+    return nullptr;
+  }
 
   // Embeddings of the batch's tokens. [rows, hidden]
   virtual Tensor embed(const Batch& batch) const;

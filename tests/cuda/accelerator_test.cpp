@@ -10,6 +10,7 @@
 #include "core/half.h"
 #include "cuda/gpu.h"
 #include "numbers.h"
+#include "quant/clip_search.h"
 #include "quant/column_feedback.h"
 #include "quant/weighted_kmeans.h"
 
@@ -231,6 +232,66 @@ TEST_F(AcceleratorOnGpu, RefusesScalesLikeTheCpu) {
   }
   try {
     gpu->round_with_feedback({weight, factor, {}, rounding});
+  } catch (const BadInput& refusal) {
+    found = refusal.what();
+  }
+  EXPECT_NE(expected, "");
+  EXPECT_EQ(found, expected);
+}
+
+struct ClipCase {
+  int64_t out, in, tokens, group;
+  int bits;
+};
+
+struct ClipsOnGpu : ::testing::TestWithParam<ClipCase> {};
+
+TEST_P(ClipsOnGpu, AreTheCpus) {
+  if (!testing::has_gpu()) GTEST_SKIP() << "no GPU here";
+  const ClipCase c = GetParam();
+  const auto gpu = cuda::make_accelerator(0);
+  // Weights with long tails; inputs that share something large.
+  MatrixBuffer<float> weight = testing::random_matrix(c.out, c.in, 41);
+  for (int64_t i = 0; i < weight.size(); ++i) weight.data()[i] = std::pow(weight.data()[i], 3.0f);
+  MatrixBuffer<float> x = testing::random_matrix(c.tokens, c.in, 42);
+  const std::vector<float> shared = testing::random_vector(c.tokens, 43);
+  for (int64_t t = 0; t < c.tokens; ++t)
+    for (int64_t i = 0; i < c.in; ++i) x.row(t)[i] += 5.0f * shared[static_cast<size_t>(t)];
+  const int64_t groups = (c.in + c.group - 1) / c.group;
+  MatrixBuffer<float> expected(c.out, groups), found(c.out, groups), again(c.out, groups);
+  const auto task = [&](const MatrixBuffer<float>& shares) {
+    return ClipTask{"layer", weight, x, c.bits, c.group, 10, 20, shares};
+  };
+  search_clips(task(expected));
+  for (const MatrixBuffer<float>* shares : {&found, &again}) {
+    std::fill_n(shares->data(), shares->size(), NAN);
+    gpu->search_clips(task(*shares));
+  }
+  EXPECT_GE(share_of_equal(found, expected), 0.998) << "up to sums that are equal but for their rounding";
+  EXPECT_EQ(share_of_equal(found, again), 1.0) << "the same in every run";
+  EXPECT_TRUE(
+      std::any_of(expected.data(), expected.data() + expected.size(), [](float share) { return share < 1; }));
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, ClipsOnGpu,
+                         ::testing::Values(ClipCase{300, 512, 200, 128, 4}, ClipCase{65, 333, 77, 64, 3},
+                                           ClipCase{129, 250, 512, 250, 3}, ClipCase{40, 51, 9, 16, 2},
+                                           // More rows than are taken at once.
+                                           ClipCase{4200, 256, 512, 2, 3}));
+
+TEST_F(AcceleratorOnGpu, RefusesScalesOfClippedGroupsLikeTheCpu) {
+  MatrixBuffer<float> weight = testing::random_matrix(20, 64, 1), shares(20, 2);
+  weight.row(7)[20] = 3e6f;
+  const MatrixBuffer<float> x = testing::random_matrix(30, 64, 2);
+  const ClipTask task{"model.layers.3.mlp.up_proj", weight, x, 4, 32, 1, 20, shares};
+  std::string expected, found;
+  try {
+    search_clips(task);
+  } catch (const BadInput& refusal) {
+    expected = refusal.what();
+  }
+  try {
+    gpu->search_clips(task);
   } catch (const BadInput& refusal) {
     found = refusal.what();
   }

@@ -2,6 +2,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "calib/block_collectors.h"
+#include "calib/module_probe.h"
 #include "device/on_gpu.h"
 #include "runtime/backward.h"
 #include "runtime/generate.h"
@@ -96,6 +98,37 @@ TEST_P(OnGpu, DistancesAndFlaws) {
   a.row(32)[69] = HUGE_VALF;
   gpu->copy(a, on_a);
   EXPECT_FALSE(gpu->all_finite(on_a));
+}
+
+// A site's layers rounded on the device, in its type, change the module as those rounded on the CPU do.
+TEST_P(OnGpu, ErrorsOfRoundingAreTheCpus) {
+  const Model& model = embedded().model;
+  const Matrix<const int32_t> windows = embedded().windows(2, 64);
+  const auto errors = [&](const Transformer& transformer) {
+    const ResidualStream stream(transformer, windows);
+    const StreamSample sample(transformer, stream);
+    const auto sites = inputs_of(model.blocks[0]);
+    std::vector<double> found;
+    for (size_t site = 0; site < sites.size(); ++site) {
+      std::vector<float> scales = testing::random_vector(sites[site].front()->weight.cols(), 7);
+      for (float& scale : scales) scale = std::exp(0.3f * scale);
+      std::vector<MatrixBuffer<float>> weights;
+      std::vector<SiteLayer> layers;
+      for (const LinearWeights* layer : sites[site]) {
+        weights.push_back(to_float(layer->weight));
+        layers.push_back({layer->id, weights.back().view()});
+      }
+      found.push_back(StreamProbe(transformer, sample, 0, site).rounding_error(layers, {scales, 3, 64}));
+    }
+    return found;
+  };
+  const std::vector<double> expected = errors(embedded().transformer);
+  const std::vector<double> found = errors(*on_gpu(model, Arithmetic::float32));
+  const std::vector<double> native = errors(*on_gpu(model, Arithmetic::native));
+  for (size_t site = 0; site < expected.size(); ++site) {
+    EXPECT_NEAR(found[site], expected[site], 1e-3 * expected[site]) << site;
+    EXPECT_NEAR(native[site], expected[site], 5e-2 * expected[site]) << site;
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Embedded, OnGpu, ::testing::Values("llama-tiny", "qwen3-tiny"),

@@ -1,6 +1,7 @@
 // Rounding that is data against the same rounding written out as a callback, and what is passed on to an
 // accelerator.
 #include "quant/column_feedback.h"
+#include "quant/clip_search.h"
 
 #include <gtest/gtest.h>
 
@@ -194,6 +195,7 @@ class Listener final : public Accelerator {
     EXPECT_EQ(y.cols, b.cols());
     std::fill_n(y.data, y.rows * y.cols, 7.0f);
   }
+  void search_clips(const ClipTask&) override { asked.push_back("search_clips"); }
   void round_with_feedback(const FeedbackTask&) override { asked.push_back("round_with_feedback"); }
   void partition_rows(const PartitionTask&) override { asked.push_back("partition_rows"); }
 };
@@ -215,8 +217,11 @@ TEST(Accelerator, IsAskedForWhatIsHeavyWhileItIsInstalled) {
     EXPECT_TRUE(notes.empty());
     round_with_feedback(problem.weight, problem.factor, {}, by_callback);
     EXPECT_EQ(notes, (std::map<std::string, double>{{"feedback_on_host", 1}}));
+    MatrixBuffer<float> shares(8, 1);
+    search_clips({"layer", problem.weight, problem.weight, 4, 16, 10, 20, shares});
   }
-  const std::vector<std::string> expected{"inverse_cholesky", "symmetric_eigen", "round_with_feedback"};
+  const std::vector<std::string> expected{"inverse_cholesky", "symmetric_eigen", "round_with_feedback",
+                                          "search_clips"};
   EXPECT_EQ(listener->asked, expected);
   notes.clear();
   round_with_feedback(problem.weight, problem.factor, {}, affine);

@@ -177,6 +177,33 @@ TEST_F(Transforming, AProbeOfALayerIsItsMeanSquaredOutputChange) {
   EXPECT_NEAR(probe.error({&view, 1}), sum / static_cast<double>(a.size()), 1e-5 * sum);
 }
 
+TEST_F(Transforming, AProbeRoundsTheLayersOfItsSite) {
+  const Model& model = TransformModels::get().models.at("llama_biases");
+  const Transformer transformer(model);
+  const MatrixBuffer<int32_t> windows = testing::random_windows(model.config.vocab, 2, 12, 8);
+  const ResidualStream stream(transformer, windows);
+  const StreamSample sample(transformer, stream);
+  const auto sites = inputs_of(model.blocks[0]);
+  for (size_t site = 0; site < sites.size(); ++site) {
+    StreamProbe probe(transformer, sample, 0, site);
+    std::vector<float> scales = testing::random_vector(sites[site].front()->weight.cols(), 9);
+    for (float& scale : scales) scale = 0.5f + std::abs(scale);
+    const ScaledRounding rounding{scales, 3, 5};
+    std::vector<MatrixBuffer<float>> weights, rounded;
+    std::vector<SiteLayer> layers;
+    std::vector<Matrix<const float>> views;
+    for (const LinearWeights* layer : sites[site]) {
+      weights.push_back(to_float(layer->weight));
+      layers.push_back({layer->id, weights.back().view()});
+      rounded.push_back(round_scaled(weights.back(), layer->id, rounding));
+      views.push_back(rounded.back().view());
+    }
+    const double found = probe.rounding_error(layers, rounding);
+    EXPECT_GT(found, 0.0) << site;
+    EXPECT_EQ(found, probe.error(views)) << site;
+  }
+}
+
 TEST(SampledInputs, AreEveryNthTokenHoweverTheyCome) {
   MatrixBuffer<float> x(1500, 2);
   for (int64_t i = 0; i < x.size(); ++i) x.data()[i] = static_cast<float>(i);
