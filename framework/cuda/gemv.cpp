@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "core/error.h"
-#include "quant/kernel_table.h"
 
 namespace grinqh::cuda {
 
@@ -22,7 +21,6 @@ std::map<Key, GemvKernel>& table() {
 RegisterGemv::RegisterGemv(std::string_view layout, std::string_view name, std::string_view summary,
                            MakeGemv make) {
   GemvKernel kernel{std::string(layout), std::string(name), std::string(summary), std::move(make)};
-  RegisterKernel({kernel.layout, Device::cuda, kernel.name, kernel.summary, nullptr});
   const Key key{kernel.layout, kernel.name};
   check(table().emplace(key, std::move(kernel)).second, "two kernels of one layout and name");
 }

@@ -58,6 +58,8 @@ struct GemvKernel {
   MakeGemv make;
 };
 
+// Not in the table of quant/kernel_table.h, from which results take the name of the kernel that ran: nothing
+// that writes results runs these yet.
 struct RegisterGemv {
   RegisterGemv(std::string_view layout, std::string_view name, std::string_view summary, MakeGemv make);
 };

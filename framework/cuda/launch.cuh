@@ -9,8 +9,9 @@
 
 namespace grinqh::cuda {
 
-// Every kernel that is launched by launch_early() calls this before it reads what an earlier kernel wrote, and
-// before it writes what an earlier kernel may still read; all its threads do, whether they need it or not.
+// Every kernel that is launched by launch_early() calls this before it reads what an earlier kernel wrote,
+// and before it writes what an earlier kernel may still read; all its threads do, whether they need it or
+// not.
 __device__ inline void wait_for_inputs() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");

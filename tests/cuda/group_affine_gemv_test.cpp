@@ -11,6 +11,7 @@
 #include "gpu.h"
 #include "kernels/group_affine/layout.h"
 #include "numbers.h"
+#include "quant/kernel_table.h"
 
 namespace grinqh {
 namespace {
@@ -120,6 +121,12 @@ TEST_P(CudaGroupAffineGemv, RefusesGroupsItHasNoOrderFor) {
   const auto layer = layer_of({16, 96, 48, 0, false, 1}, GetParam());
   for (const cuda::GemvKernel& kernel : cuda::gemv_kernels("group_affine"))
     EXPECT_EQ(kernel.make(*layer, nullptr), nullptr);
+}
+
+// Results name the kernel that ran: one that nothing runs yet must not be found for it.
+TEST(CudaGemvTable, ResultsNameTheKernelThatRan) {
+  ASSERT_FALSE(cuda::gemv_kernels("group_affine").empty());
+  EXPECT_EQ(find_kernel("group_affine", Device::cuda).name, "levels");
 }
 
 INSTANTIATE_TEST_SUITE_P(Bits, CudaGroupAffineGemv, ::testing::Values(2, 3, 4, 8));
