@@ -8,22 +8,11 @@ namespace grinqh::cuda {
 
 namespace {
 
-GroupAffineShape shape_of(const Json& attributes) {
-  GroupAffineShape shape;
-  shape.out = attributes.at("out");
-  shape.in = attributes.at("in");
-  shape.bits = attributes.at("bits");
-  shape.group = attributes.at("group");
-  shape.symmetric = attributes.at("symmetric");
-  shape.real_zeros = attributes.at("real_zeros");
-  return shape;
-}
-
 class GroupAffineOnDevice final : public DeviceWeights {
  public:
   GroupAffineOnDevice(const QuantizedLinear& layer, Stream stream)
       : DeviceWeights(layer.out(), layer.in()), buffers_(layer, stream) {
-    const GroupAffineShape shape = shape_of(layer.attributes());
+    const GroupAffineShape shape = GroupAffineShape::of(layer.attributes());
     weights_.codes = buffers_.get<uint8_t>("codes");
     weights_.scales = buffers_.get<uint16_t>("scales");
     weights_.zeros = buffers_.get<uint8_t>("zeros");

@@ -18,15 +18,7 @@ struct Source {
   GroupAffineShape shape;
   const uint8_t *codes = nullptr, *scales = nullptr, *zeros = nullptr, *column_scales = nullptr;
 
-  explicit Source(const QuantizedLinear& layer) {
-    const Json attributes = layer.attributes();
-    shape.out = attributes.at("out");
-    shape.in = attributes.at("in");
-    shape.bits = attributes.at("bits");
-    shape.group = attributes.at("group");
-    shape.symmetric = attributes.at("symmetric");
-    shape.real_zeros = attributes.at("real_zeros");
-    shape.column_scales = attributes.at("column_scales");
+  explicit Source(const QuantizedLinear& layer) : shape(GroupAffineShape::of(layer.attributes())) {
     for (const NamedBuffer& buffer : layer.buffers()) {
       const auto* bytes = reinterpret_cast<const uint8_t*>(buffer.bytes.data());
       if (buffer.name == "codes") codes = bytes;

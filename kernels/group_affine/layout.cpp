@@ -55,6 +55,18 @@ std::vector<T> values_of(const Buffers& buffers, const std::string& name, size_t
 
 }  // namespace
 
+GroupAffineShape GroupAffineShape::of(const Json& attributes) {
+  GroupAffineShape shape;
+  shape.out = attributes.at("out");
+  shape.in = attributes.at("in");
+  shape.bits = attributes.at("bits");
+  shape.group = attributes.at("group");
+  shape.symmetric = attributes.at("symmetric");
+  shape.real_zeros = attributes.at("real_zeros");
+  shape.column_scales = attributes.at("column_scales");
+  return shape;
+}
+
 int64_t GroupAffineShape::group_size() const { return group == 0 ? in : std::min(group, in); }
 
 int64_t GroupAffineShape::groups() const { return (in + group_size() - 1) / group_size(); }
@@ -142,14 +154,8 @@ Json GroupAffineLinear::attributes() const {
 
 std::unique_ptr<QuantizedLinear> GroupAffineLinear::rebuild(const Buffers& buffers, const Json& attributes) {
   auto layer = std::unique_ptr<GroupAffineLinear>(new GroupAffineLinear());
-  GroupAffineShape& shape = layer->shape_;
-  shape.out = attributes.at("out");
-  shape.in = attributes.at("in");
-  shape.bits = attributes.at("bits");
-  shape.group = attributes.at("group");
-  shape.symmetric = attributes.at("symmetric");
-  shape.real_zeros = attributes.at("real_zeros");
-  shape.column_scales = attributes.at("column_scales");
+  layer->shape_ = GroupAffineShape::of(attributes);
+  const GroupAffineShape& shape = layer->shape_;
   layer->level_ = static_cast<Level>(shape.bits);
   layer->codes_ =
       values_of<uint8_t>(buffers, "codes", static_cast<size_t>(shape.out * shape.code_row_bytes()));

@@ -25,6 +25,8 @@ struct GroupAffineShape {
   bool real_zeros = false;     // zero points are float16, not integers of the codes' width
   bool column_scales = false;  // every input channel has a float16 factor
 
+  // As attributes() of a layer has it.
+  static GroupAffineShape of(const Json& attributes);
   int64_t group_size() const;
   int64_t groups() const;
   // The weights of a row that share scale g.
