@@ -77,8 +77,9 @@ int64_t TensorView::elements() const {
 void to_float(const TensorView& tensor, int64_t begin, int64_t end, Matrix<float> out) {
   const int64_t cols = tensor.cols();
   check(begin >= 0 && end <= tensor.rows() && out.rows == end - begin && out.cols == cols, "to_float: shape");
+  const std::byte* data = tensor.data();
   for (int64_t r = begin; r < end; ++r)
-    convert(tensor.dtype, tensor.data() + r * cols * size_of(tensor.dtype), cols, out.row(r - begin));
+    convert(tensor.dtype, data + r * cols * size_of(tensor.dtype), cols, out.row(r - begin));
 }
 
 const std::byte* GeneratedTensor::data() const {
@@ -143,11 +144,12 @@ TensorView generated_tensor(std::vector<int64_t> shape, const GeneratedValues& v
 
 int64_t find_non_finite(const TensorView& tensor) {
   const int64_t count = tensor.elements();
+  const std::byte* data = tensor.data();
   std::atomic<int64_t> first = count;
   parallel_for((count + kTaskElements - 1) / kTaskElements, [&](int64_t task) {
     const int64_t end = std::min((task + 1) * kTaskElements, count);
     for (int64_t i = task * kTaskElements; i < end; ++i) {
-      if (!non_finite(tensor.dtype, tensor.data() + i * size_of(tensor.dtype))) continue;
+      if (!non_finite(tensor.dtype, data + i * size_of(tensor.dtype))) continue;
       int64_t seen = first;
       while (i < seen && !first.compare_exchange_weak(seen, i)) {
       }

@@ -19,6 +19,10 @@ struct DenseRow {
   DenseRow() = default;
   DenseRow(std::span<const float> row, std::span<const float> sensitivity,
            std::span<const uint32_t> outliers) {
+    const size_t count = row.size() - outliers.size();
+    columns.reserve(count);
+    values.reserve(count);
+    weights.reserve(count);
     auto skipped = outliers.begin();
     for (size_t i = 0; i < row.size(); ++i) {
       if (skipped != outliers.end() && *skipped == i) {
@@ -68,8 +72,8 @@ NestedClusters cluster_rows(const std::string& layer, Matrix<const float> weight
   NestedClusters result{seed, parent, MatrixBuffer<uint8_t>::zeroed(weight.rows, weight.cols), {}};
   for (int bits = seed; bits <= parent; ++bits)
     result.tables.push_back(MatrixBuffer<uint16_t>::zeroed(weight.rows, int64_t{1} << bits));
-  // As many rows at a time as an accelerator is worth asking for.
-  constexpr int64_t kValues = int64_t{1} << 24;
+  // Rows at a time: enough to ask an accelerator for, at about 50 bytes a value.
+  constexpr int64_t kValues = int64_t{1} << 21;
   const int64_t step = std::max<int64_t>(1, kValues / std::max<int64_t>(1, weight.cols));
   for (int64_t first = 0; first < weight.rows; first += step) {
     const int64_t count = std::min(step, weight.rows - first);

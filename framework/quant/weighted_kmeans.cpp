@@ -106,6 +106,9 @@ SortedRow::SortedRow(std::span<const float> values, std::span<const float> weigh
   for (size_t i = 0; i < values.size(); ++i) keys[i] = sort_key(values[i], i);
   std::ranges::sort(keys);
 
+  order_.reserve(keys.size());
+  value_.reserve(keys.size());
+  weight_.reserve(keys.size());
   double total = 0, moment = 0;
   for (const uint64_t key : keys) {
     const auto index = static_cast<uint32_t>(key);
@@ -117,8 +120,10 @@ SortedRow::SortedRow(std::span<const float> values, std::span<const float> weigh
   }
   // Sums about the mean: what is left of them after a subtraction is then small beside no offset.
   const double mean = total > 0 ? moment / total : 0.0;
-  weight_sum_.assign(1, 0.0);
-  moment_sum_.assign(1, 0.0);
+  weight_sum_.reserve(keys.size() + 1);
+  moment_sum_.reserve(keys.size() + 1);
+  weight_sum_.push_back(0.0);
+  moment_sum_.push_back(0.0);
   for (size_t i = 0; i < value_.size(); ++i) {
     weight_sum_.push_back(weight_sum_.back() + weight_[i]);
     moment_sum_.push_back(moment_sum_.back() + weight_[i] * (value_[i] - mean));
