@@ -32,6 +32,17 @@ MatrixBuffer<float> moments_of(int64_t in, uint64_t seed) {
   return h;
 }
 
+// What a call is refused with; empty if it is not.
+template <class Call>
+std::string refusal_of(const Call& call) {
+  try {
+    call();
+  } catch (const BadInput& refusal) {
+    return refusal.what();
+  }
+  return "";
+}
+
 struct AcceleratorOnGpu : ::testing::Test {
   std::shared_ptr<Accelerator> gpu;
   void SetUp() override {
@@ -224,17 +235,10 @@ TEST_F(AcceleratorOnGpu, RefusesScalesLikeTheCpu) {
   MatrixBuffer<AffineGrid> grids(out, 2);
   const ColumnRounding rounding =
       AffineRounding{{4, false}, 32, true, {}, "model.layers.3.mlp.up_proj", codes, grids};
-  std::string expected, found;
-  try {
-    round_with_feedback(weight, factor, {}, rounding);
-  } catch (const BadInput& refusal) {
-    expected = refusal.what();
-  }
-  try {
-    gpu->round_with_feedback({weight, factor, {}, rounding});
-  } catch (const BadInput& refusal) {
-    found = refusal.what();
-  }
+  const std::string expected = refusal_of([&] { round_with_feedback(weight, factor, {}, rounding); }),
+                    found = refusal_of([&] {
+                      gpu->round_with_feedback({weight, factor, {}, rounding});
+                    });
   EXPECT_NE(expected, "");
   EXPECT_EQ(found, expected);
 }
@@ -284,17 +288,8 @@ TEST_F(AcceleratorOnGpu, RefusesScalesOfClippedGroupsLikeTheCpu) {
   weight.row(7)[20] = 3e6f;
   const MatrixBuffer<float> x = testing::random_matrix(30, 64, 2);
   const ClipTask task{"model.layers.3.mlp.up_proj", weight, x, 4, 32, 1, 20, shares};
-  std::string expected, found;
-  try {
-    search_clips(task);
-  } catch (const BadInput& refusal) {
-    expected = refusal.what();
-  }
-  try {
-    gpu->search_clips(task);
-  } catch (const BadInput& refusal) {
-    found = refusal.what();
-  }
+  const std::string expected = refusal_of([&] { search_clips(task); }),
+                    found = refusal_of([&] { gpu->search_clips(task); });
   EXPECT_NE(expected, "");
   EXPECT_EQ(found, expected);
 }

@@ -125,13 +125,25 @@ TEST_F(Transforming, ValueChannelsAreSharedAsTheQueryHeadsOfAGroupShareThem) {
   EXPECT_THAT(value_sources(config), ::testing::ElementsAre(0, 1, 2, 0, 1, 2, 3, 4, 5, 3, 4, 5));
 }
 
+// A model and what its probes see.
+struct ProbedModel {
+  ProbedModel(const char* name, uint64_t seed)
+      : model(TransformModels::get().models.at(name)),
+        transformer(model),
+        windows(testing::random_windows(model.config.vocab, 2, 12, seed)),
+        stream(transformer, windows),
+        sample(transformer, stream) {}
+  const Model& model;
+  const Transformer transformer;
+  const MatrixBuffer<int32_t> windows;
+  const ResidualStream stream;
+  const StreamSample sample;
+};
+
 // Against the module's outputs, from the half blocks that the runtime has.
 TEST_F(Transforming, AProbeMeasuresItsModuleAlone) {
-  const Model& model = TransformModels::get().models.at("llama_biases");
-  const Transformer transformer(model);
-  const MatrixBuffer<int32_t> windows = testing::random_windows(model.config.vocab, 2, 12, 5);
-  const ResidualStream stream(transformer, windows);
-  const StreamSample sample(transformer, stream);
+  const ProbedModel probed("llama_biases", 5);
+  const auto& [model, transformer, windows, stream, sample] = probed;
   const auto sites = inputs_of(model.blocks[0]);
   for (size_t site = 0; site < sites.size(); ++site) {
     StreamProbe probe(transformer, sample, 0, site);
@@ -154,11 +166,8 @@ TEST_F(Transforming, AProbeMeasuresItsModuleAlone) {
 }
 
 TEST_F(Transforming, AProbeOfALayerIsItsMeanSquaredOutputChange) {
-  const Model& model = TransformModels::get().models.at("qwen3_tied");
-  const Transformer transformer(model);
-  const MatrixBuffer<int32_t> windows = testing::random_windows(model.config.vocab, 2, 12, 6);
-  const ResidualStream stream(transformer, windows);
-  const StreamSample sample(transformer, stream);
+  const ProbedModel probed("qwen3_tied", 6);
+  const auto& [model, transformer, windows, stream, sample] = probed;
   StreamProbe probe(transformer, sample, 0, 3);
   MatrixBuffer<float> inputs(stream.tokens(), model.config.intermediate);
   FloatLinears linears;
@@ -178,11 +187,8 @@ TEST_F(Transforming, AProbeOfALayerIsItsMeanSquaredOutputChange) {
 }
 
 TEST_F(Transforming, AProbeRoundsTheLayersOfItsSite) {
-  const Model& model = TransformModels::get().models.at("llama_biases");
-  const Transformer transformer(model);
-  const MatrixBuffer<int32_t> windows = testing::random_windows(model.config.vocab, 2, 12, 8);
-  const ResidualStream stream(transformer, windows);
-  const StreamSample sample(transformer, stream);
+  const ProbedModel probed("llama_biases", 8);
+  const auto& [model, transformer, windows, stream, sample] = probed;
   const auto sites = inputs_of(model.blocks[0]);
   for (size_t site = 0; site < sites.size(); ++site) {
     StreamProbe probe(transformer, sample, 0, site);
