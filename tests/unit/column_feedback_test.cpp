@@ -11,6 +11,7 @@
 #include "core/accelerator.h"
 #include "core/dtype.h"
 #include "numbers.h"
+#include "quant/weighted_kmeans.h"
 
 namespace grinqh {
 namespace {
@@ -197,7 +198,13 @@ class Listener final : public Accelerator {
   }
   void search_clips(const ClipTask&) override { asked.push_back("search_clips"); }
   void round_with_feedback(const FeedbackTask&) override { asked.push_back("round_with_feedback"); }
-  void partition_rows(const PartitionTask&) override { asked.push_back("partition_rows"); }
+  // Every value but the first k - 1 in the last cluster, best or not.
+  void partition_rows(const PartitionTask& task) override {
+    asked.push_back("partition_rows");
+    for (int64_t r = 0; r < task.borders.rows; ++r)
+      for (int64_t c = 0; c <= task.k; ++c)
+        task.borders(r, c) = static_cast<int>(c < task.k ? c : task.rows[static_cast<size_t>(r)].size());
+  }
 };
 
 TEST(Accelerator, IsAskedForWhatIsHeavyWhileItIsInstalled) {
@@ -219,9 +226,12 @@ TEST(Accelerator, IsAskedForWhatIsHeavyWhileItIsInstalled) {
     EXPECT_EQ(notes, (std::map<std::string, double>{{"feedback_on_host", 1}}));
     MatrixBuffer<float> shares(8, 1);
     search_clips({"layer", problem.weight, problem.weight, 4, 16, 10, 20, shares});
+    const std::vector<float> values{0, 6, 10, 11, 12, 13}, weights(6, 1.0f);
+    const std::vector<SortedRow> rows(2, SortedRow(values, weights));
+    EXPECT_EQ(optimal_clusters(rows, 2)[1], (std::vector<int>{0, 1, 6})) << "its borders, if not the best";
   }
   const std::vector<std::string> expected{"inverse_cholesky", "symmetric_eigen", "round_with_feedback",
-                                          "search_clips"};
+                                          "search_clips", "partition_rows"};
   EXPECT_EQ(listener->asked, expected);
   notes.clear();
   round_with_feedback(problem.weight, problem.factor, {}, affine);

@@ -36,13 +36,14 @@ TEST(GeneratedValues, HaveTheirDeviationAndNoMean) {
 
 TEST(GeneratedTensor, ReadsTheSameInPartsAsWhole) {
   const GeneratedValues values{7, 2.0f};
-  const TensorView tensor = generated_tensor({500, 300}, values),
-                   other = generated_tensor({500, 300}, values);
+  const TensorView tensor = generated_tensor({1000, 700}, values),
+                   other = generated_tensor({1000, 700}, values);
   EXPECT_FALSE(tensor.empty());
   const MatrixBuffer<float> whole = to_float(tensor);
-  // Parts first, by several threads at once, of a tensor that nobody has read.
-  MatrixBuffer<float> parts(500, 300);
-  parallel_for(50, [&](int64_t i) {
+  // Parts first, by several threads at once, of a tensor that nobody has read and that takes
+  // several tasks to make.
+  MatrixBuffer<float> parts(1000, 700);
+  parallel_for(100, [&](int64_t i) {
     to_float(other, 10 * i, 10 * i + 10, parts.view().rows_between(10 * i, 10 * i + 10));
   });
   for (int64_t i = 0; i < whole.size(); ++i) {

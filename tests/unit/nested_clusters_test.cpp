@@ -51,6 +51,33 @@ TEST_F(ClusteredMatrix, SensitivitiesThatAreNoneAreRefused) {
   EXPECT_REFUSED(Sensitivity("second_moment", task()), "'second_moment'", "nan");
 }
 
+TEST(LargeMatrix, ASensitivityThatIsNoneIsFoundWhereverItStands) {
+  const MatrixBuffer<float> weight = MatrixBuffer<float>::zeroed(1100, 2048);  // checked in several tasks
+  LayerStats stats;
+  for (const size_t at : {size_t{0}, size_t{1} << 20, (size_t{1} << 21) + 5, size_t{1100} * 2048 - 1}) {
+    stats.values["fisher_diagonal"].assign(1100 * 2048, 1.0f);
+    stats.values["fisher_diagonal"][at] = -1.0f;
+    EXPECT_REFUSED(Sensitivity("fisher", {"layer", weight, stats}), "layer", "-1");
+  }
+}
+
+// Rows are worked on in parts: each must come out as it does alone.
+TEST(LargeMatrix, EveryRowIsClusteredByItself) {
+  constexpr int64_t kOut = 4200, kIn = 512;  // 2.15 million weights
+  const MatrixBuffer<float> weight = testing::random_matrix(kOut, kIn, 4);
+  const LayerStats stats;
+  const Sensitivity none("none", {"layer", weight, stats});
+  const NestedClusters all = cluster_rows("layer", weight, none, {}, 2, 3);
+  for (const int64_t row : {int64_t{0}, int64_t{4095}, int64_t{4096}, kOut - 1}) {
+    const NestedClusters alone =
+        cluster_rows("layer", weight.view().rows_between(row, row + 1), none, {}, 2, 3);
+    for (size_t level = 0; level < all.tables.size(); ++level)
+      for (int64_t i = 0; i < all.tables[level].cols(); ++i)
+        EXPECT_EQ(all.tables[level].row(row)[i], alone.tables[level].row(0)[i]) << row << " " << level;
+    for (int64_t i = 0; i < kIn; ++i) EXPECT_EQ(all.codes.row(row)[i], alone.codes.row(0)[i]) << row;
+  }
+}
+
 TEST_F(ClusteredMatrix, OutliersAreTheMostSensitiveAndOfTheOthersTheLargest) {
   MatrixBuffer<float> weight(2, 4);
   const float values[] = {1, -8, 2, 7, 3, 7, -7, 0}, fisher[] = {1, 9, 1, 1, 1, 1, 1, 8};
