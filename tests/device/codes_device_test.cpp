@@ -98,7 +98,9 @@ QuantizedModel quantize(const MethodSpec& method, const Model& model, Matrix<con
 struct Case {
   const char* method;  // as a user writes it on a command line
   // Share of equal codes where blocks see the float model's inputs, and where they see those of quantized
-  // blocks.
+  // blocks. There, one code that rounds the other way changes every statistic after it; with feedback, that
+  // changes further codes: on llama-tiny 3.5% of gptq's and 2.9% of grinqh's, where float inputs change
+  // 0.003% and 0.025%.
   double floating, quantized;
 };
 
@@ -137,9 +139,9 @@ TEST_P(EqualCodes, OfALargerModel) {
 
 INSTANTIATE_TEST_SUITE_P(Methods, EqualCodes,
                          ::testing::Values(Case{"quantizer = \"rtn\", bits = 4", 0.999, 0.999},
-                                           Case{"quantizer = \"gptq\", bits = 4, group = 128", 0.999, 0.999},
+                                           Case{"quantizer = \"gptq\", bits = 4, group = 128", 0.999, 0.95},
                                            Case{"quantizer = \"awq\", bits = 4", 0.999, 0.999},
-                                           Case{"quantizer = \"grinqh\", basis = \"identity\"", 0.999, 0.999},
+                                           Case{"quantizer = \"grinqh\", basis = \"identity\"", 0.999, 0.95},
                                            Case{"quantizer = \"any_precision\"", 0.999, 0.999}),
                          [](const auto& each) { return "case_" + std::to_string(each.index); });
 
