@@ -10,9 +10,9 @@
 #include "cuda/factor_kernels.h"
 #include "cuda/layer_feedback.h"
 #include "cuda/memory.h"
-#include "cuda/partition.h"
 #include "cuda/solver.h"
 #include "cuda/transfers.h"
+#include "cuda/weighted_kmeans.h"
 #include "quant/weighted_kmeans.h"
 
 namespace grinqh::cuda {

@@ -1,7 +1,7 @@
 #include "cuda/model_weights.h"
 
 #include "core/error.h"
-#include "cuda/generate.h"
+#include "cuda/generated_values.h"
 #include "cuda/ops.h"
 
 namespace grinqh::cuda {

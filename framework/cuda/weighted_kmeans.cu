@@ -1,4 +1,4 @@
-#include "cuda/partition.h"
+#include "cuda/weighted_kmeans.h"
 
 #include "quant/cluster_gain.h"
 

@@ -1,5 +1,5 @@
 // Values made on the device are those of the CPU, bit for bit.
-#include "cuda/generate.h"
+#include "cuda/generated_values.h"
 
 #include <gtest/gtest.h>
 

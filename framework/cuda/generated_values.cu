@@ -1,4 +1,4 @@
-#include "cuda/generate.h"
+#include "cuda/generated_values.h"
 
 namespace grinqh::cuda {
 
