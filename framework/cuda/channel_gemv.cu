@@ -32,7 +32,7 @@ struct List {
   int count;
 };
 
-__device__ inline bool is_read(float x, float threshold) { return !(fabsf(x) <= threshold); }
+[[maybe_unused]] __device__ inline bool is_read(float x, float threshold) { return !(fabsf(x) <= threshold); }
 
 // Items [begin, end) of the inputs, at most 32. For whole warps.
 template <class T>
