@@ -8,6 +8,7 @@
 #include "core/rng.h"
 #include "cuda/accelerator.h"
 #include "cuda/backward_pass.h"
+#include "cuda/kernel_bench.h"
 #include "cuda/ops.h"
 #include "cuda/scores.h"
 #include "runtime/backend.h"
@@ -329,7 +330,8 @@ const RegisterBackend backend{Device::cuda,
                                  return std::make_unique<DeviceTransformer>(model, device, rope_frequencies);
                                },
                                [](const DeviceChoice& device) { return make_accelerator(device.index); },
-                               [](const DeviceChoice& device) { return device_description(device.index); }}};
+                               [](const DeviceChoice& device) { return device_description(device.index); },
+                               make_kernel_bench}};
 
 }  // namespace
 }  // namespace grinqh::cuda

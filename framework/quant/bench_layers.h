@@ -24,11 +24,12 @@ struct BenchLayers {
   std::string layout;
   std::string variant;  // what is special, "group 64"; empty: the layout as it is mostly used
   bool usual = true;    // measured unless variants are asked for
-  std::string summary;
+  std::string summary = {};
   BenchReading reading = BenchReading::whole;
-  std::vector<Level> levels;  // of BenchReading::graded, ascending
-  std::vector<double> bits;   // code bits a weight, on average
-  std::function<std::unique_ptr<QuantizedLinear>(int64_t out, int64_t in, double bits, uint64_t seed)> make;
+  std::vector<Level> levels = {};  // of BenchReading::graded, ascending
+  std::vector<double> bits = {};   // code bits a weight, on average
+  std::function<std::unique_ptr<QuantizedLinear>(int64_t out, int64_t in, double bits, uint64_t seed)> make =
+      nullptr;
 
   // "nested/graded".
   std::string name() const { return variant.empty() ? layout : layout + "/" + variant; }
@@ -41,7 +42,8 @@ struct RegisterBenchLayers {
 // In the order of their names.
 const std::vector<BenchLayers>& bench_layers();
 
-// Inputs as decoding sees them, normal with a size of its own for every channel, exact in bfloat16. [tokens, in]
+// Inputs as decoding sees them, normal with a size of its own for every channel, exact in bfloat16. [tokens,
+// in]
 MatrixBuffer<float> bench_inputs(int64_t tokens, int64_t in, uint64_t seed);
 
 // Grading by one threshold a step, the same for all channels, at which the mean level of x's channels comes

@@ -28,12 +28,16 @@ std::unique_ptr<QuantizedLinear> make(int64_t out, int64_t in, int bits, uint64_
   return std::make_unique<GroupMixedLinear>(shape, parts);
 }
 
-const RegisterBenchLayers registered{
-    {"group_mixed", "", true, "groups of 128 of the mean width, of one bit less and of one more",
-     BenchReading::whole, {}, {2, 3, 4},
-     [](int64_t out, int64_t in, double bits, uint64_t seed) {
-       return make(out, in, static_cast<int>(std::lround(bits)), seed);
-     }}};
+const RegisterBenchLayers registered{{"group_mixed",
+                                      "",
+                                      true,
+                                      "groups of 128 of the mean width, of one bit less and of one more",
+                                      BenchReading::whole,
+                                      {},
+                                      {2, 3, 4},
+                                      [](int64_t out, int64_t in, double bits, uint64_t seed) {
+                                        return make(out, in, static_cast<int>(std::lround(bits)), seed);
+                                      }}};
 
 }  // namespace
 }  // namespace grinqh

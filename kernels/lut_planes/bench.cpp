@@ -19,7 +19,8 @@ std::unique_ptr<QuantizedLinear> make(int64_t out, int64_t in, double outlier_sh
     parallel_for(out, [&](int64_t row) {
       Rng rng(seed + level, static_cast<uint64_t>(row));
       for (int64_t e = 0; e < entries; ++e) {
-        const double place = (static_cast<double>(e) + 0.25 + 0.5 * rng.uniform()) / static_cast<double>(entries);
+        const double place =
+            (static_cast<double>(e) + 0.25 + 0.5 * rng.uniform()) / static_cast<double>(entries);
         tables[static_cast<size_t>(offset + row * entries + e)] =
             to_half(static_cast<float>(6 * kBenchDeviation * (place - 0.5)));
       }

@@ -18,10 +18,11 @@ std::unique_ptr<QuantizedLinear> make(const NestedShape& shape, uint64_t seed) {
   Rng rng(seed);
   for (int level = 1; level <= shape.table_levels; ++level)
     for (int prefix = 0; prefix < 1 << level; ++prefix)
-      table.push_back(to_half(static_cast<float>((prefix + 0.25 + 0.5 * rng.uniform()) * (1 << (8 - level)))));
+      table.push_back(
+          to_half(static_cast<float>((prefix + 0.25 + 0.5 * rng.uniform()) * (1 << (8 - level)))));
   return std::make_unique<NestedLinear>(shape, random_codes(shape.out, shape.in, 8, seed + 1),
-                                        flat(0.75 * step, 1.25 * step, 2), flat(-0.6 * range, -0.4 * range, 3),
-                                        std::move(table));
+                                        flat(0.75 * step, 1.25 * step, 2),
+                                        flat(-0.6 * range, -0.4 * range, 3), std::move(table));
 }
 
 struct Form {
