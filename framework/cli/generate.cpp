@@ -209,7 +209,7 @@ int generate_text(const std::vector<std::string>& words) {
     return true;
   };
   generate(*subject, *linears, {prompt.data(), 1, static_cast<int64_t>(prompt.size())}, request.count,
-           request.sampling, on_token);
+           request.sampling, on_token, weights > 0);
   stream.finish();
   report(timing, static_cast<int64_t>(prompt.size()), weights > 0);
   return 0;

@@ -11,6 +11,9 @@ class Rng {
   // `stream` separates independent sequences under one seed (a sequence of a batch, a layer, ...).
   explicit Rng(uint64_t seed, uint64_t stream = 0) : state_(mix(seed) ^ mix(stream + kGamma)) {}
 
+  // As if so many had been drawn.
+  void skip(uint64_t draws) { state_ += draws * kGamma; }
+
   uint64_t bits() { return mix(state_ += kGamma); }
   // Uniform in [0, 1) with 53 bits.
   double uniform() { return static_cast<double>(bits() >> 11) * 0x1p-53; }

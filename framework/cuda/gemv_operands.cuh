@@ -54,6 +54,30 @@ __device__ void load_inputs(const GemvInput& input, int in, int token, int item,
   }
 }
 
+// The same of what a normalized token's factor is not in yet: it can multiply the products instead, and then
+// nothing waits for the sum over the token. squares: grows by what that sum needs, where `counted`.
+template <class T>
+__device__ void load_unscaled_inputs(const GemvInput& input, int in, int token, int item, float (&v)[8],
+                                     bool counted, float& squares) {
+  const int first = item * 8, valid = max(0, min(8, in - first));
+  const T* x = input_row<T>(input, token);
+  load8_part(x + first, valid, v);
+  if (input.form == GemvInput::Form::rms_norm) {
+    float weight[8];
+    load8_part(input.norm_weight + first, valid, weight);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      if (counted) squares = fmaf(v[i], v[i], squares);
+      v[i] *= weight[i];
+    }
+  } else if (input.form == GemvInput::Form::swiglu) {
+    float up[8];
+    load8_part(x + in + first, valid, up);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) v[i] = v[i] / (1.0f + __expf(-v[i])) * up[i];
+  }
+}
+
 __device__ inline void put_output(const GemvOutput& output, int token, int64_t n, float value) {
   if (output.bias != nullptr) value += output.bias[n];
   const auto put = [&](auto* row) {

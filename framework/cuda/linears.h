@@ -61,6 +61,7 @@ class DeviceQuantizedLinears final : public QuantizedExecutor {
 
   void begin_batch(std::span<const Step> steps) override;
   void run(const LinearWeights& linear, ConstActivations x, Activations y) override;
+  bool replaces(std::string_view id) const override { return model_.layers.contains(id); }
   const PrecisionPolicy* policy() const override { return policy_; }
   const RowTraffic& traffic() const override;
 

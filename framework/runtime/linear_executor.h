@@ -21,6 +21,11 @@ class LinearExecutor {
   virtual void begin_batch(std::span<const Step> steps) { (void)steps; }
   // y = x weight^T + bias. x: [rows, in]; y: [rows, out], overwritten.
   virtual void run(const LinearWeights& linear, ConstActivations x, Activations y) = 0;
+  // Whether a layer has other weights here than the checkpoint's.
+  virtual bool replaces(std::string_view id) const {
+    (void)id;
+    return false;
+  }
   // Who decides what is read, for those that must ask about whole sequences; null: nobody.
   virtual const PrecisionPolicy* policy() const { return nullptr; }
 };
@@ -40,7 +45,7 @@ struct RowTraffic {
 // decoded rows what the policy says.
 class QuantizedExecutor : public LinearExecutor {
  public:
-  // Of the last batch; complete once its last layer has run.
+  // Of the last batch, complete once its last layer has run; or of the decode step that a decoder counted.
   virtual const RowTraffic& traffic() const = 0;
 };
 
@@ -54,6 +59,7 @@ class QuantizedLinears final : public QuantizedExecutor {
   void begin_batch(std::span<const Step> steps) override;
   void run(const LinearWeights& linear, ConstActivations x, Activations y) override;
 
+  bool replaces(std::string_view id) const override { return model_.layers.contains(id); }
   const PrecisionPolicy* policy() const override { return policy_; }
   const RowTraffic& traffic() const override { return traffic_; }
 

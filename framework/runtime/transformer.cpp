@@ -151,6 +151,10 @@ KvCache Transformer::make_cache(int64_t sequences, int64_t capacity) const {
   return {blocks(), sequences, capacity, shape_.kv_heads * shape_.head_dim};
 }
 
+std::unique_ptr<Decoder> Transformer::make_decoder(LinearExecutor& linears, const DecodePlan& plan) const {
+  return make_stepwise_decoder(*this, linears, plan);
+}
+
 Tensor Transformer::allocate(int64_t rows, int64_t cols) const { return MatrixBuffer<float>(rows, cols); }
 
 void Transformer::copy(ConstActivations from, Activations to) const {

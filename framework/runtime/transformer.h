@@ -11,6 +11,7 @@
 #include "quant/scaled_rounding.h"
 #include "runtime/attention.h"
 #include "runtime/batch.h"
+#include "runtime/decoder.h"
 #include "runtime/gradient_observer.h"
 #include "runtime/linear_executor.h"
 #include "runtime/ops.h"
@@ -77,6 +78,8 @@ class Transformer {
   virtual std::vector<double> backward(const Batch& batch, const GradientObserver& observe) const;
 
   virtual KvCache make_cache(int64_t sequences, int64_t capacity) const;
+  // Decodes by `linears`, which this transformer made and which outlive the decoder.
+  virtual std::unique_ptr<Decoder> make_decoder(LinearExecutor& linears, const DecodePlan& plan) const;
   // Activations of float32 where it computes, uninitialized.
   virtual Tensor allocate(int64_t rows, int64_t cols) const;
   // Between activations of the same shape here, on the CPU, or one of each.
