@@ -1,12 +1,11 @@
 // grinqh bench kernels: time of decoding products of every layout beside the time that reading the same bytes
 // takes.
 #include <algorithm>
-#include <charconv>
 #include <optional>
 
 #include <fmt/format.h>
 
-#include "cli/command.h"
+#include "cli/bench_options.h"
 #include "cli/kernel_rows.h"
 #include "core/error.h"
 #include "core/text.h"
@@ -22,15 +21,11 @@ namespace po = boost::program_options;
 constexpr int64_t kMostTokens = 8;
 constexpr uint64_t kSeed = 7;
 
-struct Shape {
-  int64_t out, in;
-};
-
 // What the command is asked for.
 struct Request {
   DeviceChoice device;
   std::vector<std::string> layouts, kernels;  // patterns
-  std::vector<Shape> shapes;
+  std::vector<ProductShape> shapes;
   std::vector<double> bits;  // none: all
   std::vector<int64_t> batches;
   int repetitions = 15;
@@ -52,28 +47,6 @@ struct Request {
            std::ranges::any_of(bits, [&](double wanted) { return std::abs(wanted - each) < 1e-6; });
   }
 };
-
-template <class T>
-T number(const Arguments& arguments, const char* option, const std::string& text, T least, T most) {
-  T value{};
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size() || !(value >= least && value <= most))
-    arguments.refuse(fmt::format("--{} '{}': allowed is {} to {}", option, text, least, most));
-  return value;
-}
-
-std::vector<Shape> parse_shapes(const Arguments& arguments, const std::string& text) {
-  std::vector<Shape> shapes;
-  for (const std::string& each : split(text)) {
-    const std::vector<std::string> parts = split(each, 'x');
-    if (parts.size() != 2)
-      arguments.refuse(fmt::format("--shapes '{}': allowed is NxK, outputs x inputs", each));
-    constexpr int64_t kMost = 1 << 20;
-    shapes.push_back({number<int64_t>(arguments, "shapes", parts[0], 1, kMost),
-                      number<int64_t>(arguments, "shapes", parts[1], 1, kMost)});
-  }
-  return shapes;
-}
 
 // Every pattern means something that can be measured here.
 void check_names(const Arguments& arguments, const Request& request, const KernelBench& bench) {
@@ -156,7 +129,7 @@ class Sweep {
   void run() {
     for (const BenchLayers& layers : bench_layers())
       if (request_.wants(layers) && !bench_.kernels(layers.layout).empty())
-        for (const Shape& shape : request_.shapes) run(layers, shape);
+        for (const ProductShape& shape : request_.shapes) run(layers, shape);
     if (request_.format == "json") fmt::print("{}\n", json_.dump(1));
     if (!refused_.empty()) fail("not timed, beyond their stated errors: {}", join(refused_, "; "));
     if (rows_ == 0) fail("nothing was timed: no kernel takes these layers");
@@ -168,7 +141,7 @@ class Sweep {
     std::unique_ptr<BenchedKernel> kernel;
   };
 
-  void run(const BenchLayers& layers, const Shape& shape) {
+  void run(const BenchLayers& layers, const ProductShape& shape) {
     std::unique_ptr<QuantizedLinear> layer;
     std::vector<Named> kernels;
     for (const double bits : layers.bits) {
@@ -258,32 +231,25 @@ int bench_kernels(const std::vector<std::string>& words) {
       "shapes", po::value<std::string>(), "outputs x inputs; default: those of an 8B model")(
       "bits", po::value<std::string>(), "code bits a weight, of those that a layout has; default: all")(
       "batch", po::value<std::string>()->default_value("1"), "tokens of a call")(
-      "repetitions", po::value<int>()->default_value(15), "of each timing; the median counts")(
+      "repetitions", po::value<int64_t>()->default_value(15), "of each timing; the median counts")(
       "early-roof", po::bool_switch(),
       "the roof may begin reading before the kernel ahead has ended, as decoding kernels do")(
-      "threads", po::value<int>()->default_value(0), "of the CPU; 0: all that the machine offers")(
-      "format", po::value<std::string>()->default_value("text"), "text, csv or json");
+      "threads", po::value<int>()->default_value(0), "of the CPU; 0: all that the machine offers");
+  add_format_option(arguments);
   if (!arguments.parse(words)) return 0;
   Request request;
   request.device = parse_device("--device", arguments.get<std::string>("device"));
   request.layouts = split(arguments.get<std::string>("layouts"));
   request.kernels = split(arguments.get<std::string>("kernels"));
-  request.shapes = parse_shapes(arguments, arguments.has("shapes") ? arguments.get<std::string>("shapes")
-                                           : request.device.device == Device::cpu ? kCpuShapes
-                                                                                  : kGpuShapes);
-  if (arguments.has("bits"))
-    for (const std::string& each : split(arguments.get<std::string>("bits")))
-      request.bits.push_back(number<double>(arguments, "bits", each, 0.01, 32));
-  for (const std::string& each : split(arguments.get<std::string>("batch")))
-    request.batches.push_back(number<int64_t>(arguments, "batch", each, 1, kMostTokens));
-  request.repetitions = arguments.get<int>("repetitions");
-  if (request.repetitions < 15 || request.repetitions > 10000)
-    arguments.refuse(fmt::format("--repetitions {}: allowed is 15 to 10000", request.repetitions));
+  request.shapes = shapes(arguments, "shapes",
+                          arguments.has("shapes")                ? arguments.get<std::string>("shapes")
+                          : request.device.device == Device::cpu ? kCpuShapes
+                                                                 : kGpuShapes);
+  if (arguments.has("bits")) request.bits = reals(arguments, "bits", 0.01, 32);
+  request.batches = integers(arguments, "batch", 1, kMostTokens);
+  request.repetitions = static_cast<int>(integer(arguments, "repetitions", 15, 10000));
   request.early_roof = arguments.get<bool>("early-roof");
-  request.format = arguments.get<std::string>("format");
-  const std::vector<std::string> formats{"text", "csv", "json"};
-  if (std::ranges::find(formats, request.format) == formats.end())
-    arguments.refuse(unknown_name("format", request.format, formats));
+  request.format = chosen_format(arguments);
   apply_threads(arguments);
   const auto bench = make_kernel_bench(request.device);
   check_names(arguments, request, *bench);

@@ -22,6 +22,8 @@ struct Backend {
   // What the device is, for the record: its name, memory, driver.
   std::function<std::string(const DeviceChoice&)> description;
   std::function<std::unique_ptr<KernelBench>(const DeviceChoice&)> make_kernel_bench;
+  // The most memory of the device that this process held at a time.
+  std::function<int64_t(const DeviceChoice&)> peak_bytes;
 };
 
 struct RegisterBackend {

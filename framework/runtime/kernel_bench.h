@@ -60,6 +60,9 @@ class KernelBench {
   // conditions as time(). early: also of those that begin before the one ahead of them has ended, where the
   // device has such.
   virtual double roof(int64_t bytes, int repetitions, bool early) = 0;
+  // Seconds that the device's library takes for y = x w^T by itself, x: [tokens, in], w: [out, in], random,
+  // in the arithmetic that the bench was made for.
+  virtual double library_product(int64_t tokens, int64_t in, int64_t out) = 0;
 };
 
 std::unique_ptr<KernelBench> make_kernel_bench(const DeviceChoice& device);
