@@ -13,6 +13,8 @@ class Rng {
 
   // As if so many had been drawn.
   void skip(uint64_t draws) { state_ += draws * kGamma; }
+  // For those who draw elsewhere: the next bits are those of the state plus the constant, mixed.
+  uint64_t state() const { return state_; }
 
   uint64_t bits() { return mix(state_ += kGamma); }
   // Uniform in [0, 1) with 53 bits.

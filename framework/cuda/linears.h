@@ -65,6 +65,11 @@ class DeviceQuantizedLinears final : public QuantizedExecutor {
   const PrecisionPolicy* policy() const override { return policy_; }
   const RowTraffic& traffic() const override;
 
+  // For decoders that multiply by other means.
+  const QuantizedModel& model() const { return model_; }
+  const DeviceWeights& packed(const LinearWeights& linear);  // of a quantized layer
+  void set_traffic(const RowTraffic& traffic);
+
  private:
   struct Layer;    // a quantized layer on the device
   struct Choice;   // what the batch reads of a layer

@@ -17,6 +17,11 @@ bool synchronous() {
   return asked;
 }
 
+bool captured(Stream stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  return cudaStreamIsCapturing(stream, &status) == cudaSuccess && status != cudaStreamCaptureStatusNone;
+}
+
 }  // namespace
 
 void check_call(cudaError_t status, const char* call) {
@@ -25,7 +30,7 @@ void check_call(cudaError_t status, const char* call) {
 
 void check_launch(const char* kernel, Stream stream) {
   cudaError_t status = cudaGetLastError();
-  if (status == cudaSuccess && synchronous()) status = cudaStreamSynchronize(stream);
+  if (status == cudaSuccess && synchronous() && !captured(stream)) status = cudaStreamSynchronize(stream);
   if (status != cudaSuccess) fail("CUDA: kernel {}: {}", kernel, cudaGetErrorString(status));
 }
 

@@ -1,12 +1,14 @@
 #include "cuda/transformer.h"
 
 #include <algorithm>
+#include <set>
 #include <typeinfo>
 
 #include "core/backend_module.h"
 #include "core/error.h"
 #include "cuda/accelerator.h"
 #include "cuda/backward_pass.h"
+#include "cuda/decode_engine.h"
 #include "cuda/kernel_bench.h"
 #include "cuda/ops.h"
 #include "cuda/product_timer.h"
@@ -281,6 +283,15 @@ KvCache DeviceTransformer::make_cache(int64_t sequences, int64_t capacity) const
   const int64_t rows = 2 * blocks() * sequences * capacity;
   return {blocks(), sequences, capacity,
           context_.tensor(rows, shape().kv_heads * shape().head_dim, context_.type())};
+}
+
+std::unique_ptr<Decoder> DeviceTransformer::make_decoder(LinearExecutor& linears,
+                                                         const DecodePlan& plan) const {
+  std::string why_not;
+  if (auto engine = make_decode_engine(*this, linears, plan, why_not)) return engine;
+  static std::set<std::string> told;
+  if (told.insert(why_not).second) fmt::print(stderr, "decoding layer by layer: {}\n", why_not);
+  return Transformer::make_decoder(linears, plan);
 }
 
 double DeviceTransformer::squared_distance(ConstActivations a, ConstActivations b) const {

@@ -41,6 +41,7 @@ class DeviceTransformer final : public Transformer {
   std::vector<double> backward(const Batch& batch, const GradientObserver& observe) const override;
 
   KvCache make_cache(int64_t sequences, int64_t capacity) const override;
+  std::unique_ptr<Decoder> make_decoder(LinearExecutor& linears, const DecodePlan& plan) const override;
   Tensor allocate(int64_t rows, int64_t cols) const override {
     return context_.tensor(rows, cols, Type::f32);
   }

@@ -27,7 +27,7 @@ struct DecodePlan {
   int64_t capacity = 0;  // tokens of a sequence, its prompt among them
   // [vocab, hidden] in place of the checkpoint's head, read at its full level; null: the checkpoint's.
   const QuantizedLinear* head = nullptr;
-  bool counts_bits = false;  // traffic() will be asked for; costs time where tokens choose levels themselves
+  bool counts_bits = false;  // see Decoder::count_bits()
 };
 
 // Bytes that a step cannot do without.
@@ -56,6 +56,9 @@ class Decoder {
   // the cache. draws: those that its stream of chance has served already.
   virtual void begin(std::span<const int32_t> tokens, std::span<const int32_t> positions,
                      const Sampling& sampling, uint64_t draws = 0) = 0;
+  // Whether the steps to come count what they read, for traffic() and bytes(): it costs time where tokens
+  // choose levels for themselves, and is free elsewhere.
+  virtual void count_bits(bool on) { (void)on; }
   // The next step. scheduled: Step::scheduled of every sequence; empty: nothing is. Need not wait for the
   // device, but no more than most_ahead() steps may be unread.
   virtual void advance(std::span<const Level> scheduled = {}) = 0;
@@ -66,9 +69,9 @@ class Decoder {
   // Of the step that was read last, before the next is begun: what its tokens were drawn from. [sequences,
   // vocab]
   virtual void logits(Matrix<float> to) = 0;
-  // Bits of quantized layers that each sequence read in that step (plan.counts_bits).
+  // Bits of quantized layers that each sequence read in that step.
   virtual const RowTraffic& traffic() = 0;
-  // Of that step, whatever was counted: levels that tokens choose for themselves need plan.counts_bits.
+  // Of that step.
   virtual DecodeBytes bytes() = 0;
   // Takes one step more, timed part by part: slower as a whole than a step by itself.
   virtual DecodeSplit split() = 0;

@@ -41,21 +41,29 @@ std::vector<std::vector<int32_t>> generate(const Transformer& transformer, Linea
                                            const Prompts& prompts, int64_t count, const Sampling& sampling,
                                            const std::function<bool(size_t, int32_t)>& on_token,
                                            bool counts_bits) {
-  const auto sequences = static_cast<int64_t>(prompts.size());
   size_t longest = 0;
-  std::vector<Rng> random;
-  for (size_t s = 0; s < prompts.size(); ++s) {
-    longest = std::max(longest, prompts[s].size());
-    random.emplace_back(sampling.seed, sampling.first_stream + s);
-  }
-  const DecodePlan plan{sequences, static_cast<int64_t>(longest) + count, nullptr, counts_bits};
+  for (const auto& prompt : prompts) longest = std::max(longest, prompt.size());
+  const DecodePlan plan{std::ssize(prompts), static_cast<int64_t>(longest) + count, nullptr, counts_bits};
   const auto decoder = transformer.make_decoder(linears, plan);
+  return generate(transformer, linears, *decoder, prompts, count, sampling, [&](size_t s, int32_t token) {
+    if (s == 0 && counts_bits) decoder->traffic();
+    return on_token(s, token);
+  });
+}
+
+std::vector<std::vector<int32_t>> generate(const Transformer& transformer, LinearExecutor& linears,
+                                           Decoder& decoder, const Prompts& prompts, int64_t count,
+                                           const Sampling& sampling,
+                                           const std::function<bool(size_t, int32_t)>& on_token) {
+  const auto sequences = std::ssize(prompts);
+  std::vector<Rng> random;
+  for (size_t s = 0; s < prompts.size(); ++s) random.emplace_back(sampling.seed, sampling.first_stream + s);
   std::vector<std::vector<int32_t>> generated(prompts.size());
 
   // The prompts themselves predict the first tokens.
   MatrixBuffer<float> logits(sequences, transformer.vocab());
   const Batch batch = whole_prompts(prompts);
-  const Tensor features = transformer.run(batch, linears, &decoder->cache());
+  const Tensor features = transformer.run(batch, linears, &decoder.cache());
   const Tensor last = transformer.allocate(sequences, transformer.hidden());
   for (int64_t s = 0; s < sequences; ++s) {
     const SequenceRows& rows = batch.sequences[static_cast<size_t>(s)];
@@ -64,7 +72,7 @@ std::vector<std::vector<int32_t>> generate(const Transformer& transformer, Linea
   }
   transformer.head(last, logits);
   Schedules schedules(linears);
-  schedules.begin(transformer, decoder->cache(), prompts);
+  schedules.begin(transformer, decoder.cache(), prompts);
   std::vector<int32_t> tokens, positions;
   for (size_t s = 0; s < prompts.size(); ++s) {
     const std::span<const float> scores = logits.view().row_span(static_cast<int64_t>(s));
@@ -76,21 +84,20 @@ std::vector<std::vector<int32_t>> generate(const Transformer& transformer, Linea
   }
   if (count == 1) return generated;
 
-  decoder->begin(tokens, positions, sampling, 1);
+  decoder.begin(tokens, positions, sampling, 1);
   const bool sees_logits = schedules.input() == ScheduleInput::logits;
-  const int64_t ahead = sees_logits ? 1 : decoder->most_ahead();
+  const int64_t ahead = sees_logits ? 1 : decoder.most_ahead();
   std::vector<Level> levels(prompts.size());
   int64_t begun = 0;
   for (int64_t index = 0; index + 1 < count; ++index) {
     for (; begun + 1 < count && begun < index + ahead; ++begun) {
-      if (sees_logits && begun > 0) decoder->logits(logits);
+      if (sees_logits && begun > 0) decoder.logits(logits);
       for (size_t s = 0; s < prompts.size(); ++s)
         levels[s] =
             schedules.level(s, static_cast<int32_t>(begun), logits.view().row_span(static_cast<int64_t>(s)));
-      decoder->advance(levels);
+      decoder.advance(levels);
     }
-    tokens = decoder->read();
-    if (counts_bits) decoder->traffic();
+    tokens = decoder.read();
     for (size_t s = 0; s < prompts.size(); ++s) {
       generated[s].push_back(tokens[s]);
       if (!on_token(s, tokens[s])) return generated;

@@ -23,6 +23,11 @@ std::vector<std::vector<int32_t>> generate(
     const Sampling& sampling,
     const std::function<bool(size_t, int32_t)>& on_token = [](size_t, int32_t) { return true; },
     bool counts_bits = false);
+// The same by a decoder of this transformer and executor that has room for them.
+std::vector<std::vector<int32_t>> generate(const Transformer& transformer, LinearExecutor& linears,
+                                           Decoder& decoder, const Prompts& prompts, int64_t count,
+                                           const Sampling& sampling,
+                                           const std::function<bool(size_t, int32_t)>& on_token);
 // prompts: [sequences, length].
 std::vector<std::vector<int32_t>> generate(
     const Transformer& transformer, LinearExecutor& linears, Matrix<const int32_t> prompts, int64_t count,
