@@ -101,18 +101,22 @@ void print_csv(const std::vector<Comparison>& all) {
 }
 
 void print_text(const std::vector<Comparison>& all) {
-  fmt::print("{:36} {:>13} {:>6} {:>8} {:>6}  {:>9} {:<40} {:>6} {:>6}\n", "ours", "N x K", "bits", "us",
-             "roof", "faster of", "fastest peer at as many bits or more", "time x", "roof x");
+  fmt::print("{:40} {:>13} {:>6} {:>8} {:>6}  {:>9} {:>9}  {:<42} {:>6} {:>6}\n", "ours", "N x K", "bits",
+             "us", "roof", "in time", "by roof", "fastest peer at as many bits or more", "time x", "roof x");
+  const auto share = [](const Comparison& one, auto ratio) {
+    const auto ahead =
+        std::ranges::count_if(one.peers, [&](const Peer* peer) { return (one.*ratio)(*peer) > 1; });
+    return fmt::format("{}/{}", ahead, one.peers.size());
+  };
   for (const Comparison& one : all) {
-    const auto faster =
-        std::ranges::count_if(one.peers, [&](const Peer* peer) { return one.time_ratio(*peer) > 1; });
     const Peer& best = **std::ranges::min_element(one.peers, {}, [](const Peer* peer) { return peer->us; });
-    fmt::print("{:36} {:>13} {:>6.4g} {:>8.2f} {:>6.3f}  {:>9} {:<40} {:>6.2f} {:>6.2f}\n",
+    fmt::print("{:40} {:>13} {:>6.4g} {:>8.2f} {:>6.3f}  {:>9} {:>9}  {:<42} {:>6.2f} {:>6.2f}\n",
                one.row->layout + "/" + one.row->kernel, fmt::format("{}x{}", one.row->n, one.row->k),
-               one.row->bits, one.row->us_median, one.row->roof_ratio,
-               fmt::format("{}/{}", faster, one.peers.size()),
-               fmt::format("{} ({:.4g} b)", best.name, best.bits), one.time_ratio(best), one.roof_gain(best));
+               one.row->bits, one.row->us_median, one.row->roof_ratio, share(one, &Comparison::time_ratio),
+               share(one, &Comparison::roof_gain), fmt::format("{} ({:.4g} b)", best.name, best.bits),
+               one.time_ratio(best), one.roof_gain(best));
   }
+  fmt::print("in time, by roof: peers that take longer, that come less close to what their card can read\n");
 }
 
 int bench_compare(const std::vector<std::string>& words) {

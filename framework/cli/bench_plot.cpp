@@ -57,7 +57,8 @@ std::string script_of(const std::vector<KernelRow>& rows, const std::string& tit
     ++number;
   }
   return text + "set title " + quoted(title) +
-         " noenhanced\nset logscale xy\nset grid\nset key outside right noenhanced\n"
+         " noenhanced\nset logscale xy\nset grid\nset key inside left top Left reverse samplen 1 font ',9' "
+         "noenhanced\n"
          "set xlabel 'MB read: weights and their metadata'\nset ylabel 'us a call'\n" +
          plot + "\n";
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "cuda/bulk_copy.cuh"
 #include "cuda/launch.cuh"
 
 namespace grinqh::cuda {
@@ -49,19 +50,9 @@ __global__ void read_vectors(const uint4* data, int64_t count, uint32_t* sink) {
   keep(folded, sink);
 }
 
-#if __CUDA_ARCH__ >= 900
 __device__ uint32_t shared_address(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
-
-__device__ void wait_for_parity(uint32_t barrier, uint32_t parity) {
-  asm volatile(
-      "{\n.reg .pred p;\nagain:\nmbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@p bra done;\n"
-      "bra again;\ndone:\n}\n" ::"r"(barrier),
-      "r"(parity)
-      : "memory");
-}
-#endif
 
 // Bulk copies into a ring in shared memory by one thread a block. Pieces go round among the blocks.
 template <int kStages, bool kEarly>
@@ -71,28 +62,23 @@ __global__ void read_bulk(const uint4* data, int64_t count, int piece_bytes, uin
   __shared__ __align__(8) uint64_t barriers[kStages];
   if (kEarly) let_next_begin();
   if (threadIdx.x != 0) return;
-  for (int s = 0; s < kStages; ++s)
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(barriers + s)) : "memory");
-  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  for (int s = 0; s < kStages; ++s) init_barrier(shared_address(barriers + s), 1);
+  fence_barriers();
   const int64_t bytes = count * 16, pieces = (bytes + piece_bytes - 1) / piece_bytes;
   const auto fetch = [&](int64_t piece, int stage) {
     const int64_t begin = piece * piece_bytes;
-    const auto size = static_cast<uint32_t>(min(int64_t{piece_bytes}, bytes - begin));
+    const auto size = static_cast<int>(min(int64_t{piece_bytes}, bytes - begin));
     const uint32_t barrier = shared_address(barriers + stage);
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(size)
-                 : "memory");
-    asm volatile(
-        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-            shared_address(ring + stage * piece_bytes)),
-        "l"(reinterpret_cast<const unsigned char*>(data) + begin), "r"(size), "r"(barrier)
-        : "memory");
+    expect_bytes(barrier, size);
+    copy_bulk(reinterpret_cast<const unsigned char*>(data) + begin,
+              shared_address(ring + stage * piece_bytes), size, barrier);
   };
   int64_t asked = blockIdx.x;
   for (int s = 0; s < kStages && asked < pieces; ++s, asked += gridDim.x) fetch(asked, s);
   int stage = 0;
   uint32_t parity = 0, folded = 0;
   for (int64_t piece = blockIdx.x; piece < pieces; piece += gridDim.x) {
-    wait_for_parity(shared_address(barriers + stage), parity);
+    wait_barrier(shared_address(barriers + stage), parity);
     folded ^= *reinterpret_cast<const uint32_t*>(ring + stage * piece_bytes);
     if (asked < pieces) fetch(asked, stage);
     asked += gridDim.x;

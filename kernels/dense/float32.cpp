@@ -1,5 +1,5 @@
 // The yardstick of CPU kernels: weights in float32, row by row, read once at the memory's rate. For `bench
-// kernels` alone; it stands beside the layouts as "dense".
+// kernels` alone; it is no layout of its own.
 #include <cstring>
 
 #include "core/parallel.h"
@@ -22,7 +22,7 @@ class FloatLinear final : public QuantizedLinear {
 
   int64_t in() const override { return weight_.cols(); }
   int64_t out() const override { return weight_.rows(); }
-  std::string_view layout() const override { return "dense"; }
+  std::string_view layout() const override { return "dense32"; }
   std::span<const Level> levels() const override { return {&kWhole, 1}; }
   std::vector<NamedBuffer> buffers() const override {
     return {{"weights", Role::codes,
@@ -74,13 +74,13 @@ class FloatGemv final : public Gemv {
   MatrixBuffer<float> weight_;
 };
 
-const RegisterGemv kernel{"dense", "f32", "float32 weights, row by row: the yardstick",
+const RegisterGemv kernel{"dense32", "f32", "float32 weights, row by row: the yardstick",
                           [](const QuantizedLinear& layer) -> std::unique_ptr<Gemv> {
                             return std::make_unique<FloatGemv>(layer.dequantize());
                           }};
 
 const RegisterBenchLayers registered{
-    {"dense",
+    {"dense32",
      "",
      true,
      "float32",

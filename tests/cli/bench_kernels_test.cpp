@@ -17,9 +17,9 @@ using testing::Words;
 using testing::write_file;
 namespace fs = std::filesystem;
 
-// The layout "dense" is float32: a kernel that is always there.
+// The layout "dense32" is float32: a kernel that is always there.
 Words dense(const Words& more) {
-  Words words{"bench", "kernels", "--device", "cpu", "--layouts", "dense", "--shapes", "1024x4096"};
+  Words words{"bench", "kernels", "--device", "cpu", "--layouts", "dense32", "--shapes", "1024x4096"};
   words.insert(words.end(), more.begin(), more.end());
   return words;
 }
@@ -36,7 +36,7 @@ TEST(BenchKernels, CsvHasTheColumnsOfTheContractAndFiguresThatBelongTogether) {
   const std::vector<KernelRow> rows = read_kernel_csv(file.string());
   ASSERT_EQ(rows.size(), 2u);
   for (const KernelRow& row : rows) {
-    EXPECT_EQ(row.layout, "dense");
+    EXPECT_EQ(row.layout, "dense32");
     EXPECT_EQ(row.kernel, "f32");
     EXPECT_EQ(row.n, 1024);
     EXPECT_EQ(row.k, 4096);
@@ -62,7 +62,7 @@ TEST(BenchKernels, JsonAndTextTellTheSameThings) {
   EXPECT_EQ(rows[0].at("kernel"), "f32");
   const Finished text = testing::run(dense({"--kernels", "f32"}));
   EXPECT_EQ(text.status, 0) << text.err;
-  EXPECT_THAT(text.out, HasSubstr("dense/f32"));
+  EXPECT_THAT(text.out, HasSubstr("dense32/f32"));
   EXPECT_THAT(text.out, HasSubstr("1024x4096"));
 }
 
@@ -70,9 +70,9 @@ TEST(BenchKernels, RefusesToTimeAKernelThatIsWrong) {
   const Finished finished = testing::run(dense({"--format", "csv", "--kernels", "f32,outside_wrong"}),
                                          testing::source_dir(), {{"GRINQH_PLUGINS", GRINQH_OUTSIDE_PLUGIN}});
   EXPECT_EQ(finished.status, 1);
-  EXPECT_THAT(finished.out, HasSubstr("dense,f32,"));  // the others are timed
+  EXPECT_THAT(finished.out, HasSubstr("dense32,f32,"));  // the others are timed
   EXPECT_THAT(finished.out, ::testing::Not(HasSubstr("outside_wrong")));
-  EXPECT_THAT(finished.err, HasSubstr("dense/outside_wrong 1024x4096"));
+  EXPECT_THAT(finished.err, HasSubstr("dense32/outside_wrong 1024x4096"));
   EXPECT_THAT(finished.err, HasSubstr("2.0e-03 allowed"));
 }
 
@@ -91,14 +91,14 @@ TEST(BenchKernels, Refusals) {
     expect_refused(words, parts);
   };
   refused({"--layouts", "nexted"}, {"'nexted'", "known:", "did you mean 'nested'"});
-  refused({"--layouts", "dense,group_affine/g65"}, {"'group_affine/g65'", "group_affine/g64"});
+  refused({"--layouts", "dense32,group_affine/g65"}, {"'group_affine/g65'", "group_affine/g64"});
   refused({"--kernels", "f33"}, {"'f33'", "f32"});
   refused({"--shapes", "4096"}, {"--shapes", "'4096'", "NxK"});
   refused({"--shapes", "4096x0"}, {"--shapes", "'0'", "1 to"});
   refused({"--shapes", "4096xa"}, {"--shapes", "'a'"});
   refused({"--batch", "9"}, {"--batch", "'9'", "1 to 8"});
   refused({"--bits", "two"}, {"--bits", "'two'"});
-  refused({"--layouts", "dense", "--bits", "3"}, {"--bits 3", "none"});
+  refused({"--layouts", "dense32", "--bits", "3"}, {"--bits 3", "none"});
   refused({"--repetitions", "14"}, {"--repetitions 14", "15 to 10000"});
   refused({"--format", "xml"}, {"format", "'xml'", "csv"});
   expect_refused({"bench", "kernels", "--device", "gpu"}, {"'gpu'", "auto, cpu, cuda"});

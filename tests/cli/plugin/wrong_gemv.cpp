@@ -17,11 +17,11 @@ class WrongGemv final : public Gemv {
   }
 };
 
-const RegisterGemv wrong{"dense", "outside_wrong", "ones, whatever the weights",
+const RegisterGemv wrong{"dense32", "outside_wrong", "ones, whatever the weights",
                          [](const QuantizedLinear& layer) -> std::unique_ptr<Gemv> {
                            return std::make_unique<WrongGemv>(layer.out(), layer.in());
                          }};
-const RegisterGemv none{"dense", "outside_none", "takes nothing",
+const RegisterGemv none{"dense32", "outside_none", "takes nothing",
                         [](const QuantizedLinear&) { return std::unique_ptr<Gemv>(); }};
 
 }  // namespace
