@@ -365,7 +365,7 @@ std::unique_ptr<Decoder> make_decode_engine(const DeviceTransformer& transformer
     StepLayer layer;
     layer.linear = &linear;
     if (!quantized || !quantized->replaces(linear.id)) {
-      layer.weight = transformer.weights().linear(linear.id).weight.view();
+      layer.weight = transformer.weights().linear(linear.id).weight;
       return layer;
     }
     layer.quantized = quantized->model().layers.find(linear.id)->second.get();
