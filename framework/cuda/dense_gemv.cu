@@ -1,9 +1,10 @@
-// A warp takes a run of units, 16 outputs x 256 inputs, and holds one in registers while the next is on its
-// way into the same registers. Inputs are split into two bf16 numbers, high and low, whose products the
-// tensor cores sum in float32: columns 2 t and 2 t + 1 of a product are token t.
+// A warp takes a run of units, 16 outputs x 128 inputs, and keeps bulk copies of its next ones in flight into
+// shared memory. Inputs are split into two bf16 numbers, high and low, whose products the tensor cores sum in
+// float32: columns 2 t and 2 t + 1 of a product are token t.
 //
 // Where all tokens' inputs do not fit into shared memory they are made a slice at a time, and a warp has the
 // same run in every slice. A normalized input's factor is that of the sums: nothing waits for it.
+#include "cuda/bulk_copy.cuh"
 #include "cuda/dense_gemv_kernel.h"
 #include "cuda/gemv_operands.cuh"
 #include "cuda/launch.cuh"
@@ -13,17 +14,21 @@ namespace grinqh::cuda {
 
 namespace {
 
-constexpr int kOutputs = 16, kInputs = 256, kStep = 32;  // of a unit; inputs of two products
+constexpr int kOutputs = 16, kInputs = 128, kStep = 32;  // of a unit; inputs of two products
 constexpr int kWarps = 8, kThreads = kWarps * 32;
-constexpr int kVectors = 2 * kInputs / kStep;  // of 16 bytes: what a lane has of a unit
-// Two blocks find room on a multiprocessor: one works, the next launch's fetches its first weights.
+// Rows of a unit in shared memory: neighbouring ones lie in different banks.
+constexpr int kPitch = kInputs * 2 + 64, kSlotBytes = kOutputs * kPitch;
+// More inputs than this are made in slices.
 constexpr int kMostInputBytes = 72 * 1024;
+// Two blocks find room on a multiprocessor: one works, the next launch's fetches its first weights.
+constexpr int kHalfShared = 113 * 1024, kMostShared = 227 * 1024, kMostDepth = 4;
 
 struct Problem {
   DenseRows w;
   int row_blocks, slices, units;  // units: of a row block, in a slice
   int tokens;
-  int sums_at, bytes;  // shared memory: inputs, sums
+  int depth;                                   // units in flight a warp
+  int inputs_at, sums_at, barriers_at, bytes;  // shared memory, after the units in flight
   GemvInput input;
   GemvOutput output;
 };
@@ -33,48 +38,28 @@ struct Cursor {
   int row, col, left, slice;  // left: units in this slice
 };
 
-__device__ inline uint4 load_once(const uint16_t* from) {
-  uint4 v;
-  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "l"(from));
-  return v;
+// This lane's row of a row block, lane % 16; beyond the last row, that one.
+__device__ inline const uint16_t* row_of(const DenseRows& w, int64_t first) {
+  const int64_t n = min(first + threadIdx.x % kOutputs, w.out - 1);
+  int64_t begin = 0, stride = w.parts[0].stride;
+  const uint16_t* data = w.parts[0].data;
+#pragma unroll
+  for (int p = 1; p < 4; ++p)
+    if (p < w.count && n >= w.parts[p - 1].end) {
+      begin = w.parts[p - 1].end;
+      data = w.parts[p].data;
+      stride = w.parts[p].stride;
+    }
+  return data + (n - begin) * stride;
 }
 
-// A lane's rows of a row block, lane / 4 and + 8; beyond the last row, that one.
-struct LaneRows {
-  const uint16_t* rows[2];
-
-  __device__ void point(const DenseRows& w, int64_t first) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      int64_t n = min(first + threadIdx.x % 32 / 4 + half * 8, w.out - 1);
-      int64_t begin = 0;
-      const uint16_t* data = w.parts[0].data;
-      int64_t stride = w.parts[0].stride;
-#pragma unroll
-      for (int p = 1; p < 4; ++p)
-        if (p < w.count && n >= w.parts[p - 1].end) {
-          begin = w.parts[p - 1].end;
-          data = w.parts[p].data;
-          stride = w.parts[p].stride;
-        }
-      rows[half] = data + (n - begin) * stride;
-    }
-  }
-
-  // Vector v of the unit whose first input is k0: row v % 2.
-  __device__ uint4 load(int64_t in, int64_t k0, int v) const {
-    const int64_t k = k0 + v / 2 * kStep + threadIdx.x % 4 * 8;
-    const uint16_t* from = rows[v % 2] + k;
-    if (k + 8 <= in) return load_once(from);
-    uint16_t parts[8];
-#pragma unroll
-    for (int i = 0; i < 8; ++i) parts[i] = k + i < in ? from[i] : uint16_t{0};
-    return {parts[0] | uint32_t{parts[1]} << 16, parts[2] | uint32_t{parts[3]} << 16,
-            parts[4] | uint32_t{parts[5]} << 16, parts[6] | uint32_t{parts[7]} << 16};
-  }
-};
+// Eight weights, of which `valid` are in the row: what lies behind it may be anything.
+__device__ inline uint4 masked(uint4 v, int64_t valid) {
+  const auto mask = [&](int pair) {
+    return valid >= 2 * pair + 2 ? 0xffffffffu : valid == 2 * pair + 1 ? 0xffffu : 0u;
+  };
+  return {v.x & mask(0), v.y & mask(1), v.z & mask(2), v.w & mask(3)};
+}
 
 __device__ inline uint32_t pair_of(float first, float second) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(first, second);
@@ -92,8 +77,9 @@ __device__ void stage_inputs(const Problem& p, int slice, uint8_t* x, float (*sq
       float all[kBatch][8];
 #pragma unroll
       for (int n = 0; n < kBatch; ++n)
-        load_unscaled_inputs<T>(p.input, in, token, slice * items + min(first + n * kThreads, items - 1),
-                                all[n], first + n * kThreads < items, square);
+        load_unscaled_inputs<T>(p.input, in, token,
+                                first + n * kThreads < items ? slice * items + first + n * kThreads : in,
+                                all[n], square);
 #pragma unroll
       for (int n = 0; n < kBatch; ++n) {
         const int item = first + n * kThreads;
@@ -126,7 +112,7 @@ __global__ void __launch_bounds__(kThreads, 2) stream_rows(const __grid_constant
   extern __shared__ __align__(128) uint8_t shared[];
   __shared__ float squares[kMaxGemvTokens][kWarps];
   let_next_begin();
-  uint8_t* x = shared;
+  uint8_t* x = shared + p.inputs_at;
   auto* sums = reinterpret_cast<float*>(shared + p.sums_at);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, t = lane % 4;
   const int blocks = gridDim.x, block = blockIdx.x;
@@ -137,11 +123,6 @@ __global__ void __launch_bounds__(kThreads, 2) stream_rows(const __grid_constant
   const auto begin_of = [&](int w) { return units_each * w + min(w, units_more); };
   const int begin = begin_of(warp), count = begin_of(warp + 1) - begin;
   const Cursor start{begin / p.units, begin % p.units, count, 0};
-
-  Cursor next = start;
-  LaneRows lane_rows;
-  uint4 data[kVectors] = {};
-  const auto first_input = [&](const Cursor& at) { return (int64_t{at.slice} * p.units + at.col) * kInputs; };
   const auto advance = [&](Cursor& at) {
     if (--at.left == 0) {
       at = {start.row, start.col, count, at.slice + 1};
@@ -150,15 +131,36 @@ __global__ void __launch_bounds__(kThreads, 2) stream_rows(const __grid_constant
       ++at.row;
     }
   };
-  lane_rows.point(p.w, (int64_t{first_row} + next.row) * kOutputs);
-  if (count > 0) {
-#pragma unroll
-    for (int v = 0; v < kVectors; ++v) data[v] = lane_rows.load(p.w.in, first_input(next), v);
+
+  const uint8_t* ring = shared + warp * p.depth * kSlotBytes;
+  const uint32_t ring_at = shared_address(ring),
+                 barriers = shared_address(shared + p.barriers_at + warp * p.depth * 8);
+  Cursor next = start;
+  const uint16_t* row = row_of(p.w, (int64_t{first_row} + next.row) * kOutputs);
+  const auto first_input = [&](const Cursor& at) { return (int64_t{at.slice} * p.units + at.col) * kInputs; };
+  const int padded_in = static_cast<int>((p.w.in + 7) / 8 * 8);  // rows are as long at least
+  const auto fetch_next = [&](int slot) {
+    const int64_t k = first_input(next);
+    const int bytes = static_cast<int>(max(int64_t{0}, min(int64_t{kInputs}, padded_in - k))) * 2;
+    if (lane == 0) expect_bytes(barriers + slot * 8, bytes * kOutputs);
+    __syncwarp();
+    if (lane < kOutputs && bytes > 0)
+      copy_bulk(row + k, ring_at + slot * kSlotBytes + lane * kPitch, bytes, barriers + slot * 8);
+    const int of_row = next.row;
     advance(next);
+    if (next.row != of_row) row = row_of(p.w, (int64_t{first_row} + next.row) * kOutputs);
+  };
+  if (lane == 0) {
+    for (int slot = 0; slot < p.depth; ++slot) init_barrier(barriers + slot * 8, 1);
+    fence_barriers();
   }
+  __syncwarp();
+  for (int slot = 0; slot < p.depth && slot < count * p.slices; ++slot) fetch_next(slot);
   wait_for_inputs();
 
   const int columns = 2 * p.tokens;
+  int slot = 0;
+  uint32_t phase = 0;
   for (int slice = 0; slice < p.slices; ++slice) {
     if (slice > 0) __syncthreads();
     stage_inputs<T>(p, slice, x, squares);
@@ -167,38 +169,43 @@ __global__ void __launch_bounds__(kThreads, 2) stream_rows(const __grid_constant
     at.slice = slice;
     float acc[kSets][4] = {};
     for (int unit = 0; unit < count; ++unit) {
-      const bool more_units = next.slice < p.slices;
-      if (more_units) lane_rows.point(p.w, (int64_t{first_row} + next.row) * kOutputs);
-      const int64_t next_input = first_input(next);
+      const int64_t k0 = first_input(at);
+      const bool ragged = k0 + kInputs > p.w.in;
       const uint8_t* b_at = x + at.col * (kInputs / kStep) * columns * (kStep * 2) + t * 16;
+      const uint8_t* a_at = ring + slot * kSlotBytes + lane / 4 * kPitch + t * 16;
+      wait_barrier(barriers + slot * 8, phase);
 #pragma unroll
       for (int step = 0; step < kInputs / kStep; ++step) {
-        uint4 b[kSets];
-#pragma unroll
-        for (int set = 0; set < kSets; ++set)  // columns that are nobody's repeat the last
-          b[set] = *reinterpret_cast<const uint4*>(
-              b_at + (step * columns + min(set * 8 + lane / 4, columns - 1)) * (kStep * 2));
-        const uint4 top = data[2 * step], bottom = data[2 * step + 1];
-#pragma unroll
-        for (int set = 0; set < kSets; ++set) {
-          multiply(acc[set], {top.x, bottom.x, top.y, bottom.y}, b[set].x, b[set].y);
-          multiply(acc[set], {top.z, bottom.z, top.w, bottom.w}, b[set].z, b[set].w);
+        uint4 top = *reinterpret_cast<const uint4*>(a_at + step * (kStep * 2));
+        uint4 bottom = *reinterpret_cast<const uint4*>(a_at + 8 * kPitch + step * (kStep * 2));
+        if (ragged) {
+          const int64_t valid = p.w.in - (k0 + step * kStep + t * 8);
+          top = masked(top, valid);
+          bottom = masked(bottom, valid);
         }
-        if (more_units) {
-          data[2 * step] = lane_rows.load(p.w.in, next_input, 2 * step);
-          data[2 * step + 1] = lane_rows.load(p.w.in, next_input, 2 * step + 1);
+#pragma unroll
+        for (int set = 0; set < kSets; ++set) {  // columns that are nobody's repeat the last
+          const uint4 b = *reinterpret_cast<const uint4*>(
+              b_at + (step * columns + min(set * 8 + lane / 4, columns - 1)) * (kStep * 2));
+          multiply(acc[set], {top.x, bottom.x, top.y, bottom.y}, b.x, b.y);
+          multiply(acc[set], {top.z, bottom.z, top.w, bottom.w}, b.z, b.w);
         }
       }
-      const int row = at.row;
+      __syncwarp();
+      if (next.slice < p.slices) fetch_next(slot);
+      if (++slot == p.depth) {
+        slot = 0;
+        phase ^= 1;
+      }
+      const int of_row = at.row;
       advance(at);
-      if (more_units) advance(next);
-      if (at.row == row && at.slice == slice) continue;
+      if (at.row == of_row && at.slice == slice) continue;
         // This warp's share of 16 outputs is done. No other warp and row block have the same sum of numbers.
 #pragma unroll
       for (int set = 0; set < kSets; ++set) {
         const int token = set * 4 + t;
         if (token < p.tokens) {
-          float* to = sums + ((warp + row) * p.tokens + token) * kOutputs + lane / 4;
+          float* to = sums + ((warp + of_row) * p.tokens + token) * kOutputs + lane / 4;
           const float y0 = acc[set][0] + acc[set][1], y1 = acc[set][2] + acc[set][3];
           to[0] = slice == 0 ? y0 : to[0] + y0;
           to[8] = slice == 0 ? y1 : to[8] + y1;
@@ -219,12 +226,7 @@ __global__ void __launch_bounds__(kThreads, 2) stream_rows(const __grid_constant
     for (int w = 0; w < kWarps; ++w)
       if (max(begin_of(w), r * p.units) < min(begin_of(w + 1), (r + 1) * p.units))
         sum += sums[((w + r) * p.tokens + token) * kOutputs + output];
-    if (p.input.form == GemvInput::Form::rms_norm) {
-      float square = 0;
-      for (int w = 0; w < kWarps; ++w) square += squares[token][w];
-      sum *= rsqrtf(square / static_cast<float>(p.w.in) + p.input.epsilon);
-    }
-    put_output(p.output, token, n, sum);
+    put_output(p.output, token, n, sum * output_factor(p.input, p.w.in, squares[token]));
   }
 #else
   __trap();
@@ -248,10 +250,19 @@ void dense_gemv(const DenseRows& w, const GemvInput& input, const GemvOutput& ou
   const int unit_bytes = kInputs * 2 * 2 * p.tokens;
   p.slices = (units * unit_bytes + kMostInputBytes - 1) / kMostInputBytes;
   p.units = (units + p.slices - 1) / p.slices;
-  const int blocks = p.row_blocks < multiprocessors ? p.row_blocks : multiprocessors;
-  const int most_rows = (p.row_blocks + blocks - 1) / blocks;
-  p.sums_at = p.units * unit_bytes;
-  p.bytes = p.sums_at + (kWarps + most_rows) * kOutputs * 4 * p.tokens;
+  // As many units in flight as leave room for the next launch, but two in any case. More blocks than
+  // multiprocessors only where one's sums would not find room.
+  int blocks = p.row_blocks < multiprocessors ? p.row_blocks : multiprocessors;
+  for (p.depth = 0; p.depth == 0; blocks = p.depth == 0 ? 2 * blocks : blocks) {
+    const int most_rows = (p.row_blocks + blocks - 1) / blocks;
+    for (p.depth = kMostDepth; p.depth >= 1; --p.depth) {
+      p.inputs_at = kWarps * p.depth * kSlotBytes;
+      p.barriers_at = p.inputs_at + p.units * unit_bytes;
+      p.sums_at = p.barriers_at + kWarps * p.depth * 8;
+      p.bytes = p.sums_at + (kWarps + most_rows) * kOutputs * 4 * p.tokens;
+      if (p.bytes <= (p.depth > 2 ? kHalfShared : kMostShared)) break;
+    }
+  }
   p.input = input;
   p.output = output;
   const auto kernel =

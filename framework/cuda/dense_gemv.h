@@ -12,7 +12,8 @@ namespace grinqh::cuda {
 constexpr int kMaxDenseParts = 4;
 
 // Weights [out, in], bf16, of one layer or of several with one input, whose outputs lie one after another;
-// the matrices stay the caller's and must outlive the Gemv. Null if the device has no kernel for them
+// the matrices stay the caller's and must outlive the Gemv; what lies between a row's end and the next
+// multiple of 16 bytes is read but has no effect. Null if the device has no kernel for them
 // (compute capability below 9.0) or if they are of another type, or more than kMaxDenseParts.
 std::unique_ptr<Gemv> make_dense_gemv(std::span<const ConstView> weights);
 

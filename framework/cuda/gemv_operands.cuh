@@ -55,10 +55,10 @@ __device__ void load_inputs(const GemvInput& input, int in, int token, int item,
 }
 
 // The same of what a normalized token's factor is not in yet: it can multiply the products instead, and then
-// nothing waits for the sum over the token. squares: grows by what that sum needs, where `counted`.
+// nothing waits for the sum over the token. square: grows by what that sum needs.
 template <class T>
 __device__ void load_unscaled_inputs(const GemvInput& input, int in, int token, int item, float (&v)[8],
-                                     bool counted, float& squares) {
+                                     float& square) {
   const int first = item * 8, valid = max(0, min(8, in - first));
   const T* x = input_row<T>(input, token);
   load8_part(x + first, valid, v);
@@ -67,7 +67,7 @@ __device__ void load_unscaled_inputs(const GemvInput& input, int in, int token, 
     load8_part(input.norm_weight + first, valid, weight);
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-      if (counted) squares = fmaf(v[i], v[i], squares);
+      square = fmaf(v[i], v[i], square);
       v[i] *= weight[i];
     }
   } else if (input.form == GemvInput::Form::swiglu) {
@@ -76,6 +76,22 @@ __device__ void load_unscaled_inputs(const GemvInput& input, int in, int token, 
 #pragma unroll
     for (int i = 0; i < 8; ++i) v[i] = v[i] / (1.0f + __expf(-v[i])) * up[i];
   }
+}
+
+// squares: [warps of the block], of a token that is still to be normalized; read after the block's next
+// barrier.
+__device__ inline void store_squares(const GemvInput& input, float square, float* squares) {
+  if (input.form != GemvInput::Form::rms_norm) return;
+  for (int other = 16; other > 0; other /= 2) square += __shfl_xor_sync(0xffffffffu, square, other);
+  if (threadIdx.x % 32 == 0) squares[threadIdx.x / 32] = square;
+}
+
+// What products of unscaled inputs are multiplied by.
+__device__ inline float output_factor(const GemvInput& input, int64_t in, const float* squares) {
+  if (input.form != GemvInput::Form::rms_norm) return 1.0f;
+  float sum = 0;
+  for (int w = 0; w < static_cast<int>(blockDim.x) / 32; ++w) sum += squares[w];
+  return rsqrtf(sum / static_cast<float>(in) + input.epsilon);
 }
 
 __device__ inline void put_output(const GemvOutput& output, int token, int64_t n, float value) {
