@@ -384,7 +384,9 @@ std::unique_ptr<Decoder> make_decode_engine(const DeviceTransformer& transformer
     packed_head = upload(*plan.head, transformer.context().stream());
     head.packed = packed_head.get();
   }
-  auto model = std::make_unique<StepModel>(transformer, layer_of, head, std::move(packed_head), plan);
+  GemvStore of_floats;
+  auto model = std::make_unique<StepModel>(transformer, layer_of, head, std::move(packed_head),
+                                           quantized ? quantized->kernels() : of_floats, plan);
   return std::make_unique<DecodeEngine>(transformer, quantized, std::move(model), plan);
 }
 

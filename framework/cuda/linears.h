@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cuda/device_weights.h"
+#include "cuda/gemv.h"
 #include "cuda/grading.h"
 #include "cuda/model_weights.h"
 #include "quant/scaled_rounding.h"
@@ -68,6 +69,7 @@ class DeviceQuantizedLinears final : public QuantizedExecutor {
   // For decoders that multiply by other means.
   const QuantizedModel& model() const { return model_; }
   const DeviceWeights& packed(const LinearWeights& linear);  // of a quantized layer
+  GemvStore& kernels() { return kernels_; }
   void set_traffic(const RowTraffic& traffic);
 
  private:
@@ -86,6 +88,7 @@ class DeviceQuantizedLinears final : public QuantizedExecutor {
   const PrecisionPolicy* policy_;
   Level prefill_level_;
   DeviceLinears float_;
+  GemvStore kernels_;
   std::vector<Step> steps_;
   int64_t decoded_rows_ = 0;
   Array<uint8_t> decodes_;  // [rows], 1 for a decoded one

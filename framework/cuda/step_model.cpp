@@ -9,7 +9,7 @@
 namespace grinqh::cuda {
 
 StepModel::StepModel(const DeviceTransformer& transformer, const LayerOf& layer, const StepLayer& head,
-                     std::unique_ptr<DeviceWeights> packed_head, const DecodePlan& plan)
+                     std::unique_ptr<DeviceWeights> packed_head, GemvStore& kernels, const DecodePlan& plan)
     : transformer_(transformer),
       plan_(plan),
       cache_(transformer.make_cache(plan.sequences, plan.capacity)),
@@ -20,13 +20,14 @@ StepModel::StepModel(const DeviceTransformer& transformer, const LayerOf& layer,
     const auto products = [&](std::initializer_list<const LinearWeights*> linears) {
       std::vector<StepLayer> layers;
       for (const LinearWeights* linear : linears) layers.push_back(layer(*linear));
-      return StepProducts(context, std::move(layers), sequences, scratch_);
+      return StepProducts(context, std::move(layers), sequences, scratch_, kernels);
     };
     blocks_.push_back(std::make_unique<Block>(products({&weights.q, &weights.k, &weights.v}),
                                               products({&weights.o}), products({&weights.gate, &weights.up}),
                                               products({&weights.down})));
   }
-  head_ = std::make_unique<StepProducts>(context, std::vector{head}, sequences, scratch_);
+  GemvStore of_head;  // which another plan may replace
+  head_ = std::make_unique<StepProducts>(context, std::vector{head}, sequences, scratch_, of_head);
 
   const AttentionShape shape = transformer.shape();
   const Type type = context.type();

@@ -43,15 +43,15 @@ void ProductScratch::reserve(Bytes& bytes, int64_t size, Stream stream) {
 }
 
 StepProducts::StepProducts(const Context& context, std::vector<StepLayer> layers, int64_t tokens,
-                           ProductScratch& scratch)
+                           ProductScratch& scratch, GemvStore& kernels)
     : context_(context), layers_(std::move(layers)), tokens_(tokens), scratch_(scratch) {
   const float infinity = HUGE_VALF;
   never_ = context.upload(&infinity, 1);
   for (size_t first = 0; first < layers_.size();) {
     // As many as a kernel takes together.
     size_t end = layers_.size();
-    std::unique_ptr<Gemv> kernel = make_kernel(first, end);
-    while (!kernel && end > first + 1) kernel = make_kernel(first, --end);
+    std::shared_ptr<Gemv> kernel = make_kernel(first, end, kernels);
+    while (!kernel && end > first + 1) kernel = make_kernel(first, --end, kernels);
     pieces_.push_back(make_piece(first, end, std::move(kernel)));
     first = end;
   }
@@ -72,7 +72,7 @@ bool StepProducts::streams() const {
   return std::ranges::all_of(pieces_, [](const Piece& piece) { return piece.kernel != nullptr; });
 }
 
-std::unique_ptr<Gemv> StepProducts::make_kernel(size_t first, size_t end) const {
+std::shared_ptr<Gemv> StepProducts::make_kernel(size_t first, size_t end, GemvStore& kernels) const {
   // float32 throughout is the reference: kernels round inputs.
   if (context_.type() == Type::f32) return nullptr;
   const std::span<const StepLayer> layers(layers_.data() + first, end - first);
@@ -90,12 +90,10 @@ std::unique_ptr<Gemv> StepProducts::make_kernel(size_t first, size_t end) const 
     if (!alike || (layer.grading && layer.grading->budget)) return nullptr;
     packed.push_back(layer.quantized);
   }
-  for (const GemvKernel& kernel : gemv_kernels(layers[0].quantized->layout()))
-    if (auto made = kernel.make(packed, context_.stream())) return made;
-  return nullptr;
+  return kernels.kernel_of(packed, context_.stream());
 }
 
-StepProducts::Piece StepProducts::make_piece(size_t first, size_t end, std::unique_ptr<Gemv> kernel) const {
+StepProducts::Piece StepProducts::make_piece(size_t first, size_t end, std::shared_ptr<Gemv> kernel) const {
   Piece piece{first, end, 0, 0, std::move(kernel), {}, {}, {}, {}, {}};
   for (size_t i = 0; i < first; ++i) piece.column += layers_[i].out();
   std::vector<float> bias;

@@ -38,8 +38,8 @@ struct StepLayer {
 class StepProducts {
  public:
   // Of up to `tokens` tokens at a time.
-  StepProducts(const Context& context, std::vector<StepLayer> layers, int64_t tokens,
-               ProductScratch& scratch);
+  StepProducts(const Context& context, std::vector<StepLayer> layers, int64_t tokens, ProductScratch& scratch,
+               GemvStore& kernels);
 
   const std::vector<StepLayer>& layers() const { return layers_; }
   int64_t out() const { return out_; }
@@ -54,7 +54,7 @@ class StepProducts {
   struct Piece {
     size_t first, end;               // layers
     int64_t column, out;             // of the outputs
-    std::unique_ptr<Gemv> kernel;    // null: one layer, by its decoded weights
+    std::shared_ptr<Gemv> kernel;    // null: one layer, by its decoded weights
     Array<float> bias;               // [out], or nothing
     std::vector<GradingRule> rules;  // of the layers that are graded
     std::vector<Array<float>> thresholds;
@@ -63,8 +63,8 @@ class StepProducts {
   };
   struct Rows;
 
-  Piece make_piece(size_t first, size_t end, std::unique_ptr<Gemv> kernel) const;
-  std::unique_ptr<Gemv> make_kernel(size_t first, size_t end) const;
+  Piece make_piece(size_t first, size_t end, std::shared_ptr<Gemv> kernel) const;
+  std::shared_ptr<Gemv> make_kernel(size_t first, size_t end, GemvStore& kernels) const;
   ConstView make_input(const GemvInput& input);
   void stream(Piece& piece, const GemvInput& input, const Rows& rows, const GemvOutput& output);
   void decode(Piece& piece, ConstView x, const Rows& rows, const GemvOutput& output);

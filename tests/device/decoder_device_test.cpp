@@ -28,11 +28,11 @@ struct Subject {
 
 const Subject& subject(const std::string& model, const std::string& text) {
   static std::map<std::string, std::unique_ptr<Subject>> made;
-  std::unique_ptr<Subject>& found = made[model + text];
-  if (found) return *found;
-  found = std::make_unique<Subject>();
+  std::unique_ptr<Subject>& kept = made[model + text];
+  if (kept) return *kept;
+  auto found = std::make_unique<Subject>();
   found->embedded = &embedded_model(model);
-  if (text.empty()) return *found;
+  if (text.empty()) return *(kept = std::move(found));
   const MethodSpec method = read_single_method(text);
   const MatrixBuffer<int32_t> windows = spread_windows(found->embedded->tokens, 2, 64);
   const auto quantizer = Registry<Quantizer>::get().make(method.quantizer.name, method.quantizer.settings);
@@ -42,7 +42,7 @@ const Subject& subject(const std::string& model, const std::string& text) {
   const Transformer& cpu = found->embedded->transformer;
   found->calibrated = calibrate_and_quantize(cpu, *quantizer, plan);
   found->policy = prepare_policy(method, cpu, found->calibrated, windows);
-  return *found;
+  return *(kept = std::move(found));
 }
 
 // One way of decoding, begun on the prompts.
