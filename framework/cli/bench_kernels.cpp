@@ -11,6 +11,8 @@
 #include "core/text.h"
 #include "quant/bench_layers.h"
 #include "quant/product_error.h"
+#include "revision.h"
+#include "runtime/backend.h"
 #include "runtime/kernel_bench.h"
 
 namespace grinqh {
@@ -260,6 +262,12 @@ int bench_kernels(const std::vector<std::string>& words) {
                  });
         }))
       arguments.refuse(fmt::format("--bits {}: none of these layouts is measured at as many", wanted));
+  // What belongs beside the figures where they are kept.
+  const std::string description = request.device.device == Device::cpu
+                                      ? bench->device()
+                                      : backend_of(request.device.device).description(request.device);
+  fmt::print(stderr, "{}; grinqh {}, commit {}{}\n", description, GRINQH_VERSION, GRINQH_COMMIT,
+             GRINQH_DIRTY ? ", changed" : "");
   Sweep(request, *bench).run();
   return 0;
 }
