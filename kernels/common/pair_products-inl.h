@@ -80,7 +80,7 @@ HWY_INLINE VI shift_left(VI v) {
 // Bits of `yes` where the mask is set, of `no` elsewhere.
 HWY_INLINE VI select_bits(VI mask, VI yes, VI no) {
 #if HWY_TARGET == HWY_AVX3_DL || HWY_TARGET == HWY_AVX3
-  return VI{_mm512_ternarylogic_epi32(mask.raw, yes.raw, no.raw, 0xCA)};
+  return VI{_mm512_ternarylogic_epi32(no.raw, yes.raw, mask.raw, 0xD8)};
 #else
   return hn::Or(hn::And(mask, yes), hn::AndNot(mask, no));
 #endif
