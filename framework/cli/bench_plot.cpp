@@ -2,6 +2,7 @@
 // takes.
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <fstream>
 #include <map>
 #include <set>
@@ -63,6 +64,9 @@ std::string script_of(const std::vector<KernelRow>& rows, const std::string& tit
          plot + "\n";
 }
 
+// Before a pipe to it would break.
+bool gnuplot_is_there() { return std::system("command -v gnuplot > /dev/null 2>&1") == 0; }
+
 void draw(const std::string& script, const std::string& path) {
   const std::string commands =
       "set terminal svg size 1100,700 font 'sans,12' background rgb 'white'\nset output " + quoted(path) +
@@ -70,11 +74,7 @@ void draw(const std::string& script, const std::string& path) {
   FILE* gnuplot = popen("gnuplot", "w");
   if (gnuplot == nullptr) fail("gnuplot cannot be started");
   std::fwrite(commands.data(), 1, commands.size(), gnuplot);
-  if (pclose(gnuplot) != 0)
-    bad_input(
-        "--out {}: gnuplot did not draw it; it is the Debian package gnuplot-nox (a file that ends in "
-        ".gnuplot needs none)",
-        path);
+  if (pclose(gnuplot) != 0) fail("gnuplot did not draw {}", path);
 }
 
 int bench_plot(const std::vector<std::string>& words) {
@@ -87,6 +87,11 @@ int bench_plot(const std::vector<std::string>& words) {
   const bool script_only = out.ends_with(".gnuplot");
   if (!script_only && !out.ends_with(".svg"))
     arguments.refuse(fmt::format("--out '{}': allowed is a name that ends in .svg or .gnuplot", out));
+  if (!script_only && !gnuplot_is_there())
+    bad_input(
+        "--out {}: gnuplot is not installed (Debian: gnuplot-nox); a name that ends in .gnuplot gets the "
+        "script",
+        out);
   std::vector<KernelRow> rows;
   std::set<std::string> devices;
   for (const std::string& path : arguments.words("KERNELS.csv"))
@@ -99,12 +104,10 @@ int bench_plot(const std::vector<std::string>& words) {
               join(std::vector<std::string>(devices.begin(), devices.end()), " and of "));
   const std::string script =
       script_of(rows, arguments.has("title") ? arguments.get<std::string>("title") : *devices.begin());
-  if (script_only) {
-    std::ofstream file(out, std::ios::binary);
-    if (!(file << script) || !file.flush()) bad_input("--out {}: it cannot be written", out);
-  } else {
-    draw(script, out);
-  }
+  std::ofstream file(out, std::ios::binary);
+  if (!(file << (script_only ? script : "")) || !file.flush())
+    bad_input("--out {}: it cannot be written", out);
+  if (!script_only) draw(script, out);
   return 0;
 }
 

@@ -167,7 +167,7 @@ TEST_F(BenchFiles, Refusals) {
   const auto bad_ours = [&](const std::string& text, const std::vector<std::string>& parts) {
     write_file(bad, text);
     expect_refused({"bench", "compare", "--peers", theirs, bad.string()}, parts);
-    expect_refused({"bench", "plot", bad.string(), "--out", "x.svg"}, parts);
+    expect_refused({"bench", "plot", bad.string(), "--out", "x.gnuplot"}, parts);
   };
   bad_ours("layout,kernel\n", {"bad.csv:1", "'layout,kernel'", "roof_ratio"});
   bad_ours(std::string(kHeader) + "a,b,c,1\n", {"bad.csv:2", "4 columns", "14"});
@@ -191,8 +191,10 @@ TEST_F(BenchFiles, Refusals) {
   expect_refused({"bench", "plot", good, "--out", "x.pdf"}, {"x.pdf", ".svg or .gnuplot"});
   expect_refused({"bench", "plot", good, "--out", (folder_ / "none" / "x.gnuplot").string()},
                  {"x.gnuplot", "cannot be written"});
+  expect_refused({"bench", "plot", good, "--out", "x.svg"}, {"gnuplot-nox", ".gnuplot"},
+                 {{"PATH", (folder_ / "nothing").string()}});
   write_file(bad, std::string(kHeader) + "a,b,Other,1,2,1,2,1,1,1,1,1,1,1\n");
-  expect_refused({"bench", "plot", good, bad.string(), "--out", "x.svg"}, {"Card", "Other"});
+  expect_refused({"bench", "plot", good, bad.string(), "--out", "x.gnuplot"}, {"Card", "Other"});
 }
 
 }  // namespace
