@@ -192,7 +192,7 @@ int generate_text(const std::vector<std::string>& words) {
   }
 
   // Without a quantized layer all of them run in float.
-  const auto linears = subject->quantized_linears(calibrated.model, policy.get(), prefill_level);
+  const auto linears = subject->decoding_linears(calibrated.model, policy.get(), prefill_level);
   const auto weights = static_cast<double>(calibrated.model.weights());
   Timing timing;
   Stream stream(tokenizer);
