@@ -147,7 +147,7 @@ int generate_text(const std::vector<std::string>& words) {
   const QuantizedModel& quantized = method ? method->model() : none;
 
   // Without a quantized layer all of them run in float.
-  const auto linears = method ? method->linears() : subject.quantized_linears(none, nullptr);
+  const auto linears = method ? method->linears() : subject.decoding_linears(none, nullptr);
   const auto weights = static_cast<double>(quantized.weights());
   Timing timing;
   Stream stream(tokenizer);

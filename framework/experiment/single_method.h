@@ -39,8 +39,9 @@ class SingleMethod {
   const Transformer& subject() const { return its_transformer_ ? *its_transformer_ : transformer_; }
   const QuantizedModel& model() const { return calibrated_.model; }
   const PrecisionPolicy& policy() const { return *policy_; }
+  // For generating.
   std::unique_ptr<QuantizedExecutor> linears() const {
-    return subject().quantized_linears(model(), policy_.get(), prefill_level_);
+    return subject().decoding_linears(model(), policy_.get(), prefill_level_);
   }
   const MethodSeconds& seconds() const { return seconds_; }
 
