@@ -11,6 +11,11 @@ class Rng {
   // `stream` separates independent sequences under one seed (a sequence of a batch, a layer, ...).
   explicit Rng(uint64_t seed, uint64_t stream = 0) : state_(mix(seed) ^ mix(stream + kGamma)) {}
 
+  // As if so many had been drawn.
+  void skip(uint64_t draws) { state_ += draws * kGamma; }
+  // For those who draw elsewhere: the next bits are those of the state plus the constant, mixed.
+  uint64_t state() const { return state_; }
+
   uint64_t bits() { return mix(state_ += kGamma); }
   // Uniform in [0, 1) with 53 bits.
   double uniform() { return static_cast<double>(bits() >> 11) * 0x1p-53; }

@@ -32,4 +32,12 @@ std::vector<GemvKernel> gemv_kernels(std::string_view layout) {
   return found;
 }
 
+std::shared_ptr<Gemv> GemvStore::kernel_of(GemvLayers layers, Stream stream) {
+  const auto [found, added] = made_.try_emplace({layers.begin(), layers.end()});
+  if (added)
+    for (const GemvKernel& kernel : gemv_kernels(layers.front()->layout()))
+      if ((found->second = kernel.make(layers, stream))) break;
+  return found->second;
+}
+
 }  // namespace grinqh::cuda

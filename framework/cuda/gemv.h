@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -61,6 +62,16 @@ class Gemv {
 // (shapes, options of the layout).
 using GemvLayers = std::span<const QuantizedLinear* const>;
 using MakeGemv = std::function<std::unique_ptr<Gemv>(GemvLayers, Stream)>;
+
+// Kernels of quantized layers by the layers that they take together: packing weights anew takes seconds.
+class GemvStore {
+ public:
+  // The layout's first kernel that takes the layers, or null.
+  std::shared_ptr<Gemv> kernel_of(GemvLayers layers, Stream stream);
+
+ private:
+  std::map<std::vector<const QuantizedLinear*>, std::shared_ptr<Gemv>> made_;
+};
 
 struct GemvKernel {
   std::string layout, name, summary;

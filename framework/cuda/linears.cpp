@@ -249,6 +249,15 @@ DeviceQuantizedLinears::Layer& DeviceQuantizedLinears::layer_of(const LinearWeig
   return *layer;
 }
 
+const DeviceWeights& DeviceQuantizedLinears::packed(const LinearWeights& linear) {
+  return *layer_of(linear, *model_.layers.find(linear.id)->second).weights;
+}
+
+void DeviceQuantizedLinears::set_traffic(const RowTraffic& traffic) {
+  counted_.clear();
+  traffic_ = traffic;
+}
+
 DeviceQuantizedLinears::Choice DeviceQuantizedLinears::choose(Layer& layer, ConstView x) {
   const QuantizedLinear& quantized = *layer.quantized;
   const Level prefill = quantized.resolve(prefill_level_);

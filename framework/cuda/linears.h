@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cuda/device_weights.h"
+#include "cuda/gemv.h"
 #include "cuda/grading.h"
 #include "cuda/model_weights.h"
 #include "quant/scaled_rounding.h"
@@ -61,8 +62,15 @@ class DeviceQuantizedLinears final : public QuantizedExecutor {
 
   void begin_batch(std::span<const Step> steps) override;
   void run(const LinearWeights& linear, ConstActivations x, Activations y) override;
+  bool replaces(std::string_view id) const override { return model_.layers.contains(id); }
   const PrecisionPolicy* policy() const override { return policy_; }
   const RowTraffic& traffic() const override;
+
+  // For decoders that multiply by other means.
+  const QuantizedModel& model() const { return model_; }
+  const DeviceWeights& packed(const LinearWeights& linear);  // of a quantized layer
+  GemvStore& kernels() { return kernels_; }
+  void set_traffic(const RowTraffic& traffic);
 
  private:
   struct Layer;    // a quantized layer on the device
@@ -80,6 +88,7 @@ class DeviceQuantizedLinears final : public QuantizedExecutor {
   const PrecisionPolicy* policy_;
   Level prefill_level_;
   DeviceLinears float_;
+  GemvStore kernels_;
   std::vector<Step> steps_;
   int64_t decoded_rows_ = 0;
   Array<uint8_t> decodes_;  // [rows], 1 for a decoded one

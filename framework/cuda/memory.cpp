@@ -17,6 +17,11 @@ bool synchronous() {
   return asked;
 }
 
+bool captured(Stream stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  return cudaStreamIsCapturing(stream, &status) == cudaSuccess && status != cudaStreamCaptureStatusNone;
+}
+
 }  // namespace
 
 void check_call(cudaError_t status, const char* call) {
@@ -25,7 +30,7 @@ void check_call(cudaError_t status, const char* call) {
 
 void check_launch(const char* kernel, Stream stream) {
   cudaError_t status = cudaGetLastError();
-  if (status == cudaSuccess && synchronous()) status = cudaStreamSynchronize(stream);
+  if (status == cudaSuccess && synchronous() && !captured(stream)) status = cudaStreamSynchronize(stream);
   if (status != cudaSuccess) fail("CUDA: kernel {}: {}", kernel, cudaGetErrorString(status));
 }
 
@@ -69,6 +74,14 @@ void to_host(const void* device, void* host, int64_t bytes, Stream stream) {
 
 void fill_zero(void* device, int64_t bytes, Stream stream) {
   check_call(cudaMemsetAsync(device, 0, static_cast<size_t>(bytes), stream), "cudaMemsetAsync");
+}
+
+int64_t peak_bytes(int device) {
+  cudaMemPool_t pool = nullptr;
+  check_call(cudaDeviceGetDefaultMemPool(&pool, device), "cudaDeviceGetDefaultMemPool");
+  uint64_t bytes = 0;
+  check_call(cudaMemPoolGetAttribute(pool, cudaMemPoolAttrUsedMemHigh, &bytes), "cudaMemPoolGetAttribute");
+  return static_cast<int64_t>(bytes);
 }
 
 MemoryState memory_state() {

@@ -23,6 +23,11 @@ class DeviceTransformer final : public Transformer {
   std::unique_ptr<QuantizedExecutor> quantized_linears(const QuantizedModel& model,
                                                        const PrecisionPolicy* policy,
                                                        Level prefill_level) const override;
+  std::unique_ptr<QuantizedExecutor> decoding_linears(const QuantizedModel& model,
+                                                      const PrecisionPolicy* policy,
+                                                      Level prefill_level) const override {
+    return quantized_linears(model, policy, prefill_level);
+  }
   std::unique_ptr<LinearExecutor> replaced_linears(
       std::span<const LinearWeights* const> layers,
       std::span<const Matrix<const float>> weights) const override;
@@ -41,6 +46,7 @@ class DeviceTransformer final : public Transformer {
   std::vector<double> backward(const Batch& batch, const GradientObserver& observe) const override;
 
   KvCache make_cache(int64_t sequences, int64_t capacity) const override;
+  std::unique_ptr<Decoder> make_decoder(LinearExecutor& linears, const DecodePlan& plan) const override;
   Tensor allocate(int64_t rows, int64_t cols) const override {
     return context_.tensor(rows, cols, Type::f32);
   }

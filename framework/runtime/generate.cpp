@@ -39,47 +39,69 @@ Batch whole_prompts(const Prompts& prompts) {
 
 std::vector<std::vector<int32_t>> generate(const Transformer& transformer, LinearExecutor& linears,
                                            const Prompts& prompts, int64_t count, const Sampling& sampling,
-                                           const std::function<bool(size_t, int32_t)>& on_token) {
-  const auto sequences = static_cast<int64_t>(prompts.size());
+                                           const std::function<bool(size_t, int32_t)>& on_token,
+                                           bool counts_bits) {
   size_t longest = 0;
+  for (const auto& prompt : prompts) longest = std::max(longest, prompt.size());
+  const DecodePlan plan{std::ssize(prompts), static_cast<int64_t>(longest) + count, nullptr, counts_bits};
+  const auto decoder = transformer.make_decoder(linears, plan);
+  return generate(transformer, linears, *decoder, prompts, count, sampling, [&](size_t s, int32_t token) {
+    if (s == 0 && counts_bits) decoder->traffic();
+    return on_token(s, token);
+  });
+}
+
+std::vector<std::vector<int32_t>> generate(const Transformer& transformer, LinearExecutor& linears,
+                                           Decoder& decoder, const Prompts& prompts, int64_t count,
+                                           const Sampling& sampling,
+                                           const std::function<bool(size_t, int32_t)>& on_token) {
+  const auto sequences = std::ssize(prompts);
   std::vector<Rng> random;
-  for (size_t s = 0; s < prompts.size(); ++s) {
-    longest = std::max(longest, prompts[s].size());
-    random.emplace_back(sampling.seed, sampling.first_stream + s);
-  }
-  KvCache cache = transformer.make_cache(sequences, static_cast<int64_t>(longest) + count);
+  for (size_t s = 0; s < prompts.size(); ++s) random.emplace_back(sampling.seed, sampling.first_stream + s);
   std::vector<std::vector<int32_t>> generated(prompts.size());
 
-  Schedules schedules(linears);
-  Batch batch = whole_prompts(prompts);
-  const Tensor last = transformer.allocate(sequences, transformer.hidden());
+  // The prompts themselves predict the first tokens.
   MatrixBuffer<float> logits(sequences, transformer.vocab());
-  for (int64_t index = 0; index < count; ++index) {
-    const Tensor features = transformer.run(batch, linears, &cache);
-    for (int64_t s = 0; s < sequences; ++s) {
-      const SequenceRows& rows = batch.sequences[static_cast<size_t>(s)];
-      const int64_t end = rows.first_row + rows.count;
-      transformer.copy(features.view().rows_between(end - 1, end), last.view().rows_between(s, s + 1));
-    }
-    transformer.head(last, logits);
-    if (index == 0) schedules.begin(transformer, cache, prompts);
+  const Batch batch = whole_prompts(prompts);
+  const Tensor features = transformer.run(batch, linears, &decoder.cache());
+  const Tensor last = transformer.allocate(sequences, transformer.hidden());
+  for (int64_t s = 0; s < sequences; ++s) {
+    const SequenceRows& rows = batch.sequences[static_cast<size_t>(s)];
+    const int64_t end = rows.first_row + rows.count;
+    transformer.copy(features.view().rows_between(end - 1, end), last.view().rows_between(s, s + 1));
+  }
+  transformer.head(last, logits);
+  Schedules schedules(linears);
+  schedules.begin(transformer, decoder.cache(), prompts);
+  std::vector<int32_t> tokens, positions;
+  for (size_t s = 0; s < prompts.size(); ++s) {
+    const std::span<const float> scores = logits.view().row_span(static_cast<int64_t>(s));
+    tokens.push_back(sampling.temperature > 0 ? sample(scores, sampling.temperature, random[s].uniform())
+                                              : argmax(scores));
+    positions.push_back(static_cast<int32_t>(prompts[s].size()));
+    generated[s].push_back(tokens[s]);
+    if (!on_token(s, tokens[s])) return generated;
+  }
+  if (count == 1) return generated;
 
-    Batch next;
-    for (size_t s = 0; s < prompts.size(); ++s) {
-      const auto row = static_cast<int64_t>(s);
-      const std::span<const float> scores = logits.view().row_span(row);
-      const int32_t token = sampling.temperature > 0
-                                ? sample(scores, sampling.temperature, random[s].uniform())
-                                : argmax(scores);
-      generated[s].push_back(token);
-      if (!on_token(s, token)) return generated;
-      const int64_t past = static_cast<int64_t>(prompts[s].size()) + index;
-      next.tokens.push_back(token);
-      next.sequences.push_back({row, 1, past});
-      next.steps.push_back({Phase::decode, static_cast<int32_t>(past), static_cast<int32_t>(index),
-                            schedules.level(s, static_cast<int32_t>(index), scores)});
+  decoder.begin(tokens, positions, sampling, 1);
+  const bool sees_logits = schedules.input() == ScheduleInput::logits;
+  const int64_t ahead = sees_logits ? 1 : decoder.most_ahead();
+  std::vector<Level> levels(prompts.size());
+  int64_t begun = 0;
+  for (int64_t index = 0; index + 1 < count; ++index) {
+    for (; begun + 1 < count && begun < index + ahead; ++begun) {
+      if (sees_logits && begun > 0) decoder.logits(logits);
+      for (size_t s = 0; s < prompts.size(); ++s)
+        levels[s] =
+            schedules.level(s, static_cast<int32_t>(begun), logits.view().row_span(static_cast<int64_t>(s)));
+      decoder.advance(levels);
     }
-    batch = std::move(next);
+    tokens = decoder.read();
+    for (size_t s = 0; s < prompts.size(); ++s) {
+      generated[s].push_back(tokens[s]);
+      if (!on_token(s, tokens[s])) return generated;
+    }
   }
   return generated;
 }
@@ -87,10 +109,11 @@ std::vector<std::vector<int32_t>> generate(const Transformer& transformer, Linea
 std::vector<std::vector<int32_t>> generate(const Transformer& transformer, LinearExecutor& linears,
                                            Matrix<const int32_t> prompts, int64_t count,
                                            const Sampling& sampling,
-                                           const std::function<bool(size_t, int32_t)>& on_token) {
+                                           const std::function<bool(size_t, int32_t)>& on_token,
+                                           bool counts_bits) {
   Prompts rows;
   for (int64_t s = 0; s < prompts.rows; ++s) rows.push_back(prompts.row_span(s));
-  return generate(transformer, linears, rows, count, sampling, on_token);
+  return generate(transformer, linears, rows, count, sampling, on_token, counts_bits);
 }
 
 }  // namespace grinqh

@@ -3,11 +3,14 @@
 #pragma once
 
 #include <functional>
+#include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "core/tensor.h"
 #include "model/model.h"
+#include "quant/gemv.h"
 #include "quant/kernel_table.h"
 #include "quant/precision_policy.h"
 #include "quant/quantized_model.h"
@@ -21,6 +24,11 @@ class LinearExecutor {
   virtual void begin_batch(std::span<const Step> steps) { (void)steps; }
   // y = x weight^T + bias. x: [rows, in]; y: [rows, out], overwritten.
   virtual void run(const LinearWeights& linear, ConstActivations x, Activations y) = 0;
+  // Whether a layer has other weights here than the checkpoint's.
+  virtual bool replaces(std::string_view id) const {
+    (void)id;
+    return false;
+  }
   // Who decides what is read, for those that must ask about whole sequences; null: nobody.
   virtual const PrecisionPolicy* policy() const { return nullptr; }
 };
@@ -40,8 +48,14 @@ struct RowTraffic {
 // decoded rows what the policy says.
 class QuantizedExecutor : public LinearExecutor {
  public:
-  // Of the last batch; complete once its last layer has run.
+  // Of the last batch, complete once its last layer has run; or of the decode step that a decoder counted.
   virtual const RowTraffic& traffic() const = 0;
+};
+
+// What multiplies batches of a few decoded tokens on the CPU.
+enum class DecodeKernels : uint8_t {
+  exact,  // the layouts' kernels, as for all other batches: a token gets the same bits alone and among many
+  fast    // those of quant/gemv.h where a layout has one: other roundings, and weights are packed once more
 };
 
 // The same on the CPU, by the layouts' kernels.
@@ -49,15 +63,18 @@ class QuantizedLinears final : public QuantizedExecutor {
  public:
   // A null policy reads everything.
   QuantizedLinears(const QuantizedModel& model, const PrecisionPolicy* policy,
-                   Level prefill_level = kFullLevel);
+                   Level prefill_level = kFullLevel, DecodeKernels decode_kernels = DecodeKernels::exact);
 
   void begin_batch(std::span<const Step> steps) override;
   void run(const LinearWeights& linear, ConstActivations x, Activations y) override;
 
+  bool replaces(std::string_view id) const override { return model_.layers.contains(id); }
   const PrecisionPolicy* policy() const override { return policy_; }
   const RowTraffic& traffic() const override { return traffic_; }
 
  private:
+  // Null: the layout's kernel multiplies this batch.
+  const Gemv* gemv_of(const QuantizedLinear& layer);
   Precision choose(const QuantizedLinear& layer, const std::string& id, Matrix<const float> x);
   void add_offset(std::span<const float> offset, Matrix<float> y);
   void count(const QuantizedLinear& layer, const Precision& precision);
@@ -65,6 +82,8 @@ class QuantizedLinears final : public QuantizedExecutor {
   const QuantizedModel& model_;
   const PrecisionPolicy* policy_;
   Level prefill_level_;
+  DecodeKernels decode_kernels_;
+  std::map<const QuantizedLinear*, std::unique_ptr<Gemv>> gemvs_;  // made when a layer first decodes
   FloatLinears float_;
   std::vector<Step> steps_;
   int64_t decoded_rows_ = 0;

@@ -35,6 +35,12 @@ std::unique_ptr<QuantizedExecutor> Transformer::quantized_linears(const Quantize
   return std::make_unique<QuantizedLinears>(model, policy, prefill_level);
 }
 
+std::unique_ptr<QuantizedExecutor> Transformer::decoding_linears(const QuantizedModel& model,
+                                                                 const PrecisionPolicy* policy,
+                                                                 Level prefill_level) const {
+  return std::make_unique<QuantizedLinears>(model, policy, prefill_level, DecodeKernels::fast);
+}
+
 std::unique_ptr<LinearExecutor> Transformer::replaced_linears(
     std::span<const LinearWeights* const> layers, std::span<const Matrix<const float>> weights) const {
   return std::make_unique<ReplacedLinears>(layers, weights);
@@ -149,6 +155,10 @@ void Transformer::score(const ScoreTask& task, std::span<TokenScore> scores) con
 
 KvCache Transformer::make_cache(int64_t sequences, int64_t capacity) const {
   return {blocks(), sequences, capacity, shape_.kv_heads * shape_.head_dim};
+}
+
+std::unique_ptr<Decoder> Transformer::make_decoder(LinearExecutor& linears, const DecodePlan& plan) const {
+  return make_stepwise_decoder(*this, linears, plan);
 }
 
 Tensor Transformer::allocate(int64_t rows, int64_t cols) const { return MatrixBuffer<float>(rows, cols); }

@@ -11,6 +11,7 @@
 #include "quant/scaled_rounding.h"
 #include "runtime/attention.h"
 #include "runtime/batch.h"
+#include "runtime/decoder.h"
 #include "runtime/gradient_observer.h"
 #include "runtime/linear_executor.h"
 #include "runtime/ops.h"
@@ -46,6 +47,10 @@ class Transformer {
   virtual std::unique_ptr<QuantizedExecutor> quantized_linears(const QuantizedModel& model,
                                                                const PrecisionPolicy* policy,
                                                                Level prefill_level = kFullLevel) const;
+  // The same for generating: kernels for few tokens at a time may round otherwise than those for many.
+  virtual std::unique_ptr<QuantizedExecutor> decoding_linears(const QuantizedModel& model,
+                                                              const PrecisionPolicy* policy,
+                                                              Level prefill_level = kFullLevel) const;
   // Some layers with other float weights, the rest float. layers[i] has weights[i], [out, in].
   virtual std::unique_ptr<LinearExecutor> replaced_linears(
       std::span<const LinearWeights* const> layers, std::span<const Matrix<const float>> weights) const;
@@ -77,6 +82,8 @@ class Transformer {
   virtual std::vector<double> backward(const Batch& batch, const GradientObserver& observe) const;
 
   virtual KvCache make_cache(int64_t sequences, int64_t capacity) const;
+  // Decodes by `linears`, which this transformer made and which outlive the decoder.
+  virtual std::unique_ptr<Decoder> make_decoder(LinearExecutor& linears, const DecodePlan& plan) const;
   // Activations of float32 where it computes, uninitialized.
   virtual Tensor allocate(int64_t rows, int64_t cols) const;
   // Between activations of the same shape here, on the CPU, or one of each.
