@@ -14,7 +14,7 @@ namespace grinqh::cuda {
 
 namespace {
 
-constexpr int kOutputs = 16, kInputs = 128, kStep = 32;  // of a unit; inputs of two products
+[[maybe_unused]] constexpr int kOutputs = 16, kInputs = 128, kStep = 32;  // of a unit; inputs of two products
 constexpr int kWarps = 8, kThreads = kWarps * 32;
 // Rows of a unit in shared memory: neighbouring ones lie in different banks.
 constexpr int kPitch = kInputs * 2 + 64, kSlotBytes = kOutputs * kPitch;
@@ -39,7 +39,7 @@ struct Cursor {
 };
 
 // This lane's row of a row block, lane % 16; beyond the last row, that one.
-__device__ inline const uint16_t* row_of(const DenseRows& w, int64_t first) {
+[[maybe_unused]] __device__ inline const uint16_t* row_of(const DenseRows& w, int64_t first) {
   const int64_t n = min(first + threadIdx.x % kOutputs, w.out - 1);
   int64_t begin = 0, stride = w.parts[0].stride;
   const uint16_t* data = w.parts[0].data;
@@ -54,14 +54,14 @@ __device__ inline const uint16_t* row_of(const DenseRows& w, int64_t first) {
 }
 
 // Eight weights, of which `valid` are in the row: what lies behind it may be anything.
-__device__ inline uint4 masked(uint4 v, int64_t valid) {
+[[maybe_unused]] __device__ inline uint4 masked(uint4 v, int64_t valid) {
   const auto mask = [&](int pair) {
     return valid >= 2 * pair + 2 ? 0xffffffffu : valid == 2 * pair + 1 ? 0xffffu : 0u;
   };
   return {v.x & mask(0), v.y & mask(1), v.z & mask(2), v.w & mask(3)};
 }
 
-__device__ inline uint32_t pair_of(float first, float second) {
+[[maybe_unused]] __device__ inline uint32_t pair_of(float first, float second) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(first, second);
   return *reinterpret_cast<const uint32_t*>(&pair);
 }

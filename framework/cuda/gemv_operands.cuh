@@ -50,7 +50,7 @@ __device__ void load_inputs(const GemvInput& input, int in, int token, int item,
     float up[8];
     load8_part(x + in + first, valid, up);
 #pragma unroll
-    for (int i = 0; i < 8; ++i) v[i] = v[i] / (1.0f + __expf(-v[i])) * up[i];
+    for (int i = 0; i < 8; ++i) v[i] = __fdividef(v[i], 1.0f + __expf(-v[i])) * up[i];
   }
 }
 
@@ -74,7 +74,7 @@ __device__ void load_unscaled_inputs(const GemvInput& input, int in, int token, 
     float up[8];
     load8_part(x + in + first, valid, up);
 #pragma unroll
-    for (int i = 0; i < 8; ++i) v[i] = v[i] / (1.0f + __expf(-v[i])) * up[i];
+    for (int i = 0; i < 8; ++i) v[i] = __fdividef(v[i], 1.0f + __expf(-v[i])) * up[i];
   }
 }
 
@@ -86,12 +86,20 @@ __device__ inline void store_squares(const GemvInput& input, float square, float
   if (threadIdx.x % 32 == 0) squares[threadIdx.x / 32] = square;
 }
 
-// What products of unscaled inputs are multiplied by.
-__device__ inline float output_factor(const GemvInput& input, int64_t in, const float* squares) {
-  if (input.form != GemvInput::Form::rms_norm) return 1.0f;
+__device__ inline float sum_of_squares(const GemvInput& input, const float* squares) {
   float sum = 0;
-  for (int w = 0; w < static_cast<int>(blockDim.x) / 32; ++w) sum += squares[w];
-  return rsqrtf(sum / static_cast<float>(in) + input.epsilon);
+  if (input.form == GemvInput::Form::rms_norm)
+    for (int w = 0; w < static_cast<int>(blockDim.x) / 32; ++w) sum += squares[w];
+  return sum;
+}
+
+// What products of unscaled inputs are multiplied by.
+__device__ inline float factor_of_square(const GemvInput& input, int64_t in, float square) {
+  if (input.form != GemvInput::Form::rms_norm) return 1.0f;
+  return rsqrtf(square / static_cast<float>(in) + input.epsilon);
+}
+__device__ inline float output_factor(const GemvInput& input, int64_t in, const float* squares) {
+  return factor_of_square(input, in, sum_of_squares(input, squares));
 }
 
 __device__ inline void put_output(const GemvOutput& output, int token, int64_t n, float value) {

@@ -103,18 +103,18 @@ class Stack {
 };
 
 // Scales and zero points of a block of four groups, the first of them `group`.
-void pack_block(const Stack& source, const GemvOrder& order, int64_t first_row, int64_t group, uint8_t* to) {
-  uint8_t* zeros = to + 128;
+void pack_block(const Stack& source, const GemvOrder& order, int64_t first_row, int64_t group,
+                uint8_t* scales, uint8_t* zeros) {
   for (int entry = 0; entry < 32; ++entry)
     for (int half = 0; half < 2; ++half) {
       const int64_t row = first_row + entry / 4 + 8 * half, g = group + entry % 4;
       if (row >= source.out() || g >= source.shape().groups()) continue;
       const int at = entry * 2 + half;
       const uint16_t scale = source.scale(row, g);
-      std::memcpy(to + at * 2, &scale, 2);
+      std::memcpy(scales + at * 2, &scale, 2);
       if (order.zeros == GemvOrder::Zeros::halves) {
         const uint16_t zero = source.real_zero(row, g);
-        std::memcpy(zeros + at * 2, &zero, 2);
+        std::memcpy(scales + 128 + at * 2, &zero, 2);
       } else if (order.zeros == GemvOrder::Zeros::integers) {
         const int bit = at * order.bits;
         const uint32_t value = source.integer_zero(row, g) << bit % 8;
@@ -124,15 +124,18 @@ void pack_block(const Stack& source, const GemvOrder& order, int64_t first_row, 
     }
 }
 
-std::vector<uint8_t> pack_chunks(const Stack& source, const GemvOrder& order, int64_t row_blocks,
-                                 int64_t col_chunks) {
-  const int64_t chunk_bytes = order.chunk_bytes();
-  std::vector<uint8_t> chunks(static_cast<size_t>(row_blocks * col_chunks * chunk_bytes));
+struct Packed {
+  std::vector<uint8_t> chunks, zeros;
+};
+Packed pack(const Stack& source, const GemvOrder& order, int64_t row_blocks, int64_t col_chunks) {
+  const int64_t chunk_bytes = order.chunk_bytes(), zero_bytes = order.zero_bytes();
+  Packed packed{std::vector<uint8_t>(static_cast<size_t>(row_blocks * col_chunks * chunk_bytes)),
+                std::vector<uint8_t>(static_cast<size_t>(row_blocks * col_chunks * zero_bytes))};
   parallel_for(row_blocks, [&](int64_t block) {
     const int64_t row = block * GemvOrder::kOutputs;
     for (int64_t c = 0; c < col_chunks; ++c) {
-      uint8_t* to = chunks.data() + (block * col_chunks + c) * chunk_bytes;
-      const int64_t col = c * GemvOrder::kInputs;
+      const int64_t chunk = block * col_chunks + c, col = c * GemvOrder::kInputs;
+      uint8_t* to = packed.chunks.data() + chunk * chunk_bytes;
       pack_gemv_codes(
           order,
           [&](int output, int input) -> uint32_t {
@@ -143,10 +146,11 @@ std::vector<uint8_t> pack_chunks(const Stack& source, const GemvOrder& order, in
       if (order.per_channel) continue;
       for (int b = 0; b < order.blocks(); ++b)
         pack_block(source, order, row, (c * order.blocks() + b) * 4,
-                   to + order.code_bytes() + b * order.block_bytes());
+                   to + order.code_bytes() + b * order.block_bytes(),
+                   packed.zeros.data() + chunk * zero_bytes + b * order.zero_block_bytes());
     }
   });
-  return chunks;
+  return packed;
 }
 
 // Per channel: of outputs g and g + 8 of 16 side by side.
@@ -166,7 +170,9 @@ class GroupAffineGemv final : public Gemv {
     stream_.out = out();
     stream_.in = in();
     const int64_t row_blocks = stream_.row_blocks();
-    parts_[0] = uploaded(pack_chunks(source, stream_.order, row_blocks, stream_.col_chunks()), stream);
+    const Packed packed = pack(source, stream_.order, row_blocks, stream_.col_chunks());
+    parts_[0] = uploaded(packed.chunks, stream);
+    if (!packed.zeros.empty()) parts_[4] = uploaded(packed.zeros, stream);
     if (stream_.order.per_channel) {
       const auto scale = [&](int64_t row) { return source.scale(row, 0); };
       const auto zero = [&](int64_t row) {
@@ -182,10 +188,7 @@ class GroupAffineGemv final : public Gemv {
     point();
   }
 
-  bool fits() const {
-    return stream_shape(stream_, 1, multiprocessors_).depth > 0 &&
-           stream_shape(stream_, 4, multiprocessors_).depth > 0;
-  }
+  bool fits() const { return stream_shape(stream_, 1, multiprocessors_).depth > 0; }
 
   int64_t bytes() const override {
     int64_t sum = 0;
@@ -230,11 +233,12 @@ class GroupAffineGemv final : public Gemv {
     stream_.row_scales = parts_[1].as<uint16_t>();
     stream_.row_zeros = parts_[2].as<uint16_t>();
     stream_.column_scales = parts_[3].as<uint16_t>();
+    stream_.zeros = parts_[4].as<uint8_t>();
   }
 
   int multiprocessors_;
   GroupAffineStream stream_;
-  Bytes parts_[4];  // chunks, scales and zeros per channel, column scales
+  Bytes parts_[5];  // chunks, scales and zeros per channel, column scales, integer zeros
 };
 
 std::unique_ptr<Gemv> make(GemvLayers layers, Stream stream) {

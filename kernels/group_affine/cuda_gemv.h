@@ -9,6 +9,7 @@ namespace grinqh::cuda {
 struct GroupAffineStream {
   GemvOrder order;
   const uint8_t* chunks = nullptr;       // [ceil(out / 16)][ceil(in / 512)][order.chunk_bytes()]
+  const uint8_t* zeros = nullptr;        // likewise [order.zero_bytes()], if it has any
   const uint16_t* row_scales = nullptr;  // per channel: float16 [ceil(out / 16)][8][2], outputs g and g + 8
   const uint16_t* row_zeros = nullptr;   // likewise, float16 of either kind of zero point; null if symmetric
   const uint16_t* column_scales = nullptr;  // float16 [in], or null
@@ -18,19 +19,20 @@ struct GroupAffineStream {
   int64_t col_chunks() const { return (in + GemvOrder::kInputs - 1) / GemvOrder::kInputs; }
 };
 
-// How a launch is cut: blocks of the grid, warps of a block, chunks in flight a warp.
+// How a launch is cut: clusters of blocks, of which every one has the same outputs and a part of the inputs;
+// chunks in flight a warp.
 struct StreamShape {
-  int blocks = 0, warps = 0, depth = 0;
+  int clusters = 0, cluster_blocks = 1, depth = 0;
   int64_t shared_bytes = 0;
 };
-// For `tokens` columns at a time (1 or 4) on a device of so many multiprocessors. depth = 0 if the layer's
-// input does not fit beside the weights in flight.
+// On a device of so many multiprocessors. depth = 0 if the layer's input does not fit beside the weights in
+// flight.
 StreamShape stream_shape(const GroupAffineStream& weights, int tokens, int multiprocessors);
 
-// y = x W^T, 1 to 8 tokens. More than four are two launches.
+// y = x W^T, 1 to 8 tokens; several launches if the inputs of all do not fit at once.
 void group_affine_gemv(const GroupAffineStream& weights, const GemvInput& input, const GemvOutput& output,
                        int multiprocessors, Stream stream);
-// The same, cut as told: for measuring. 1 to 4 tokens.
+// The same in one launch, cut as told.
 void group_affine_gemv(const GroupAffineStream& weights, const StreamShape& shape, const GemvInput& input,
                        const GemvOutput& output, Stream stream);
 

@@ -1,5 +1,5 @@
 // The order in which the decoding kernel reads a layer of layout "group_affine": chunks of 16 outputs x 512
-// inputs, the chunks of 16 outputs one after another, each one run of bytes with all that it needs. (Also
+// inputs, the chunks of 16 outputs one after another, each one run of bytes between multiples of 128. (Also
 // read by device code: raw numbers only.)
 //
 //   codes    4 steps, each four products of 16 outputs x 32 inputs on the tensor cores, one for each of four
@@ -7,7 +7,8 @@
 //            in four words: (g, first four), (g + 8, first four), (g, last four), (g + 8, last four), a byte
 //            an input. Several products share a byte: see place_of().
 //   scales   of every block of four groups: float16 [8 g][4 q][2], outputs g and g + 8
-//   zeros    likewise, `bits` each without gaps, to a multiple of 16 bytes; or float16; or none
+//   zeros    likewise, if they are float16. Integers of `bits` each lie outside the chunks, which they would
+//            shift: in the same order, without gaps, every block of four groups to a multiple of 16 bytes
 //
 // A group of 32, 64 or 128 inputs takes 1, 2 or 4 steps. Where a row is one group, scales and zeros lie
 // outside the chunks and "groups" of 128 are but parts of it.
@@ -29,11 +30,15 @@ struct GemvOrder {
   constexpr int group_steps() const { return group / 32; }
   constexpr int blocks() const { return kSteps / group_steps(); }  // of four groups, in a chunk
   constexpr int code_bytes() const { return kOutputs * kInputs * bits / 8; }
-  constexpr int zero_bytes() const {
-    return zeros == Zeros::none ? 0 : zeros == Zeros::halves ? 128 : (8 * bits + 15) / 16 * 16;
-  }
-  constexpr int block_bytes() const { return per_channel ? 0 : 128 + zero_bytes(); }
+  constexpr int block_bytes() const { return per_channel ? 0 : zeros == Zeros::halves ? 256 : 128; }
   constexpr int chunk_bytes() const { return code_bytes() + blocks() * block_bytes(); }
+  // Integer zero points of four groups, and of a chunk.
+  constexpr int zero_block_bytes() const {
+    return per_channel || zeros != Zeros::integers ? 0 : (8 * bits + 15) / 16 * 16;
+  }
+  constexpr int zero_bytes() const { return blocks() * zero_block_bytes(); }
+  // Bytes of shared memory that a chunk and its zero points take.
+  constexpr int slot_bytes() const { return (chunk_bytes() + zero_bytes() + 127) / 128 * 128; }
 
   // Where the code of step s, group q, word `word` (0..3) of a lane lies in the chunk, for its byte 0.
   struct Place {

@@ -89,7 +89,8 @@ TEST_P(CudaGroupAffineGemv, EveryShapeAndOptionAgainstTheDequantizedWeights) {
        {Case{256, 1024, 128, 0, false, 1}, Case{72, 1300, 128, 0, false, 1}, Case{33, 520, 64, 2, true, 2},
         Case{50, 700, 32, 1, false, 3}, Case{20, 40, 0, 0, true, 8}, Case{41, 2056, 0, 2, false, 1},
         Case{40, 512, 0, 1, false, 5}, Case{2500, 96, 32, 0, true, 4}, Case{24, 4096, 64, 0, false, 8},
-        Case{19, 130, 128, 2, false, 7}}) {
+        Case{19, 130, 128, 2, false, 7}, Case{3000, 256, 64, 0, false, 1}, Case{30, 8712, 128, 0, false, 1},
+        Case{18, 14336, 64, 2, false, 6}}) {
     SCOPED_TRACE(
         fmt::format("{} x {}, group {}, zeros {}, {} tokens", c.out, c.in, c.group, c.zeros, c.tokens));
     const auto layer = layer_of(c, GetParam());
@@ -97,7 +98,7 @@ TEST_P(CudaGroupAffineGemv, EveryShapeAndOptionAgainstTheDequantizedWeights) {
     const std::vector<float> x = testing::random_vector(c.tokens * stride, 5);
     for (const cuda::GemvKernel& kernel : kernels) {
       const auto gemv = kernel.make(one(*layer), nullptr);
-      if (gemv == nullptr) GTEST_SKIP() << "no kernel for this GPU";
+      if (gemv == nullptr) continue;  // not for this GPU, or not for this width
       const std::vector<float> y = run(*gemv, x, c.tokens);
       for (int64_t token = 0; token < c.tokens; ++token)
         EXPECT_LE(error_of(*layer, x, stride, y, token), 0.5 * gemv->tolerance()) << "token " << token;
@@ -113,16 +114,20 @@ TEST_P(CudaGroupAffineGemv, EveryShapeAndOptionAgainstTheDequantizedWeights) {
 
 TEST_P(CudaGroupAffineGemv, BytesAreTheLayoutsWherePartsFill) {
   const auto layer = layer_of({64, 2048, 128, 1, false, 1}, GetParam());
-  for (const cuda::GemvKernel& kernel : cuda::gemv_kernels("group_affine"))
-    if (const auto gemv = kernel.make(one(*layer), nullptr)) {
-      EXPECT_EQ(gemv->bytes() * 8, layer->stored_bits().total());
-    }
+  for (const cuda::GemvKernel& kernel : cuda::gemv_kernels("group_affine")) {
+    const auto gemv = kernel.make(one(*layer), nullptr);
+    if (gemv == nullptr) continue;
+    EXPECT_EQ(gemv->bytes_read({}) * 8, layer->stored_bits().total());
+    EXPECT_GE(gemv->bytes(), gemv->bytes_read({}));
+  }
 }
 
 TEST_P(CudaGroupAffineGemv, RefusesGroupsItHasNoOrderFor) {
   const auto layer = layer_of({16, 96, 48, 0, false, 1}, GetParam());
   for (const cuda::GemvKernel& kernel : cuda::gemv_kernels("group_affine"))
-    EXPECT_EQ(kernel.make(one(*layer), nullptr), nullptr);
+    if (kernel.name == "streamed_chunks") {
+      EXPECT_EQ(kernel.make(one(*layer), nullptr), nullptr);
+    }
 }
 
 // What is made of x on the way in, and where y goes, by their formulas in float64.
@@ -148,7 +153,7 @@ TEST_P(CudaGroupAffineGemv, SeveralLayersAtOnceFromANormalizedOrGatedInput) {
   for (const auto form : {cuda::GemvInput::Form::rms_norm, cuda::GemvInput::Form::swiglu})
     for (const cuda::GemvKernel& kernel : cuda::gemv_kernels("group_affine")) {
       const auto gemv = kernel.make(listed, nullptr);
-      if (gemv == nullptr) GTEST_SKIP() << "no kernel for this GPU";
+      if (gemv == nullptr) continue;
       ASSERT_EQ(gemv->out(), out);
       const bool gated = form == cuda::GemvInput::Form::swiglu;
       const int64_t width = gated ? 2 * kIn : kIn;
