@@ -1,33 +1,45 @@
-// Clusters of blocks: barriers, and reading each other's shared memory. Compute capability 9.0 and later.
+// Blocks of a cluster that read each other's shared memory. Compute capability 9.0.
 #pragma once
 
 #include <cstdint>
 
 namespace grinqh::cuda {
 
-// All threads of the cluster; what they wrote to shared memory before, the others see after.
-__device__ inline void cluster_barrier() {
 #if __CUDA_ARCH__ >= 900
-  asm volatile(
-      "barrier.cluster.arrive.release.aligned;\n"
-      "barrier.cluster.wait.acquire.aligned;" ::
-          : "memory");
-#endif
+// All threads of all blocks; what they wrote to shared memory before arriving can be read after the wait.
+__device__ inline void arrive_at_cluster() {
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+__device__ inline void wait_for_arrivals() {
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+__device__ inline void wait_for_cluster() {
+  arrive_at_cluster();
+  wait_for_arrivals();
 }
 
-// The float at this place of the shared memory of block `rank` of the cluster.
-__device__ inline float read_cluster(const float* shared, int rank) {
-  float value = 0;
-#if __CUDA_ARCH__ >= 900
-  const auto here = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
-  uint32_t there;
-  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(here), "r"(rank));
-  asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(there) : "memory");
-#else
-  (void)shared;
-  (void)rank;
-#endif
+// What stands at this place of another block's shared memory. Blocks must not end before others have read.
+__device__ inline float of_block(const float* place, int rank) {
+  uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(place));
+  float value;
+  asm volatile("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(address) : "r"(rank));
+  asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(address) : "memory");
   return value;
 }
+
+// To the same place of another block's shared memory, or of this one's. The block must have begun, and wait
+// for the cluster before it reads.
+__device__ inline void put_in_block(void* place, int rank, uint2 value) {
+  uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(place));
+  asm volatile("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(address) : "r"(rank));
+  asm volatile("st.shared::cluster.v2.u32 [%0], {%1, %2};" ::"r"(address), "r"(value.x), "r"(value.y)
+               : "memory");
+}
+__device__ inline void put_in_block(float* place, int rank, float value) {
+  uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(place));
+  asm volatile("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(address) : "r"(rank));
+  asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
+}
+#endif
 
 }  // namespace grinqh::cuda

@@ -1,11 +1,9 @@
 // kLanes lanes hold a key, eight dimensions each, and serve kHeads query heads that share it. The blocks of a
 // cluster share the keys. The first keys and values of every lane are on their way before the products that
 // make the query have ended: they are older than this step.
-#include "cuda/step_attention.h"
+#include "cuda/step_attention.cuh"
 
-#include "cuda/cluster.cuh"
 #include "cuda/launch.cuh"
-#include "cuda/typed_elements.cuh"
 
 namespace grinqh::cuda {
 
@@ -13,70 +11,7 @@ namespace {
 
 constexpr int threads_of(int lanes) { return lanes == 32 ? 256 : 512; }  // results fit in 48 KiB
 constexpr int kUnroll = 4;  // keys of a lane group whose loads are in flight together
-constexpr int kMostParts = 8;
 constexpr int64_t kKeysWorthABlock = 64;
-constexpr int kMostPairs = 4;        // of a head's dimensions that a lane turns: head_dim <= 256
-constexpr float kLowest = -1.0e30f;  // a running maximum before the first key
-
-template <class T>
-__device__ float rounded(float x) {
-  T value;
-  store(x, &value);
-  return to_float(value);
-}
-
-template <class T>
-__device__ const T* element(const ConstView& view, int row, int64_t col) {
-  return static_cast<const T*>(view.data) + row * view.stride + col;
-}
-
-__device__ float load_element(const ConstView& view, int row, int64_t col) {
-  return view.type == Type::f32 ? *element<float>(view, row, col)
-                                : to_float(*element<__nv_bfloat16>(view, row, col));
-}
-
-// A warp normalizes and turns one head of q or k.
-struct Rotation {
-  float cosine[kMostPairs], sine[kMostPairs];
-
-  __device__ void prepare(const float* frequencies, int half, int position) {
-    const int lane = threadIdx.x % 32;
-#pragma unroll
-    for (int j = 0; j < kMostPairs; ++j)
-      if (lane + 32 * j < half)
-        sincosf(static_cast<float>(position) * frequencies[lane + 32 * j], &sine[j], &cosine[j]);
-  }
-
-  __device__ void turn(const ConstView& x, int row, int64_t col, int half, const float* norm, float epsilon,
-                       float factor, float* to) const {
-    const int lane = threadIdx.x % 32;
-    float left[kMostPairs] = {}, right[kMostPairs] = {}, squares = 0;
-#pragma unroll
-    for (int j = 0; j < kMostPairs; ++j) {
-      const int d = lane + 32 * j;
-      if (d >= half) break;
-      left[j] = load_element(x, row, col + d);
-      right[j] = load_element(x, row, col + half + d);
-      squares += left[j] * left[j] + right[j] * right[j];
-    }
-    float scale = 1;
-    if (norm != nullptr) {
-      for (int step = 16; step > 0; step /= 2) squares += __shfl_xor_sync(0xffffffffu, squares, step);
-      scale = 1.0f / sqrtf(squares / static_cast<float>(2 * half) + epsilon);
-    }
-#pragma unroll
-    for (int j = 0; j < kMostPairs; ++j) {
-      const int d = lane + 32 * j;
-      if (d >= half) break;
-      if (norm != nullptr) {
-        left[j] *= scale * norm[d];
-        right[j] *= scale * norm[half + d];
-      }
-      to[d] = (left[j] * cosine[j] - right[j] * sine[j]) * factor;
-      to[half + d] = (right[j] * cosine[j] + left[j] * sine[j]) * factor;
-    }
-  }
-};
 
 // Sums of kCount values over kLanes lanes, scattered: value v ends at lane v kLanes / kCount, where lanes
 // outnumber values also at those up to the next value's; otherwise a lane holds kCount / kLanes of them in
@@ -119,7 +54,7 @@ __global__ void __launch_bounds__(threads_of(kLanes), 1)
   let_next_begin();
   const AttentionShape& shape = p.shape;
   const int head_dim = static_cast<int>(shape.head_dim), half = head_dim / 2;
-  const int sharing = static_cast<int>(shape.heads / shape.kv_heads),
+  const int sharing = static_cast<int>(shape.heads) / static_cast<int>(shape.kv_heads),
             head_groups = (sharing + kHeads - 1) / kHeads;
   const int kv_head = blockIdx.y / head_groups, within = blockIdx.y % head_groups * kHeads;
   const int first_head = kv_head * sharing + within, heads = min(kHeads, sharing - within);
@@ -145,17 +80,19 @@ __global__ void __launch_bounds__(threads_of(kLanes), 1)
     }
   };
   load(begin);
-  Rotation rotation;
+  Rotation<kLanes / 8> rotation;
   rotation.prepare(p.frequencies, half, position);
   wait_for_inputs();
 
   const int64_t key_column = (shape.heads + kv_head) * head_dim;
+  const float factor = rsqrtf(static_cast<float>(head_dim));
   for (int vector = warp; vector <= kHeads; vector += kWarps) {
     if (vector < heads)
       rotation.turn(p.qkv, sequence, int64_t{first_head + vector} * head_dim, half, p.q_norm, p.epsilon,
-                    rsqrtf(static_cast<float>(head_dim)), turned[vector]);
+                    [&](int d, float x) { turned[vector][d] = x * factor; });
     else if (vector == kHeads)
-      rotation.turn(p.qkv, sequence, key_column, half, p.k_norm, p.epsilon, 1.0f, turned[vector]);
+      rotation.turn(p.qkv, sequence, key_column, half, p.k_norm, p.epsilon,
+                    [&](int d, float x) { turned[kHeads][d] = x; });
   }
   const int from_end = kThreads - 1 - static_cast<int>(threadIdx.x);  // warps that turn nothing
   if (from_end < head_dim)
@@ -290,7 +227,7 @@ __global__ void __launch_bounds__(threads_of(kLanes), 1)
       mixed_sums[h] = total;
     }
   }
-  cluster_barrier();
+  wait_for_cluster();
   const int slice = (outputs + parts - 1) / parts;
   for (int i = part * slice + static_cast<int>(threadIdx.x); i < min(outputs, (part + 1) * slice);
        i += kThreads) {
@@ -298,9 +235,9 @@ __global__ void __launch_bounds__(threads_of(kLanes), 1)
     float top[kMostParts], total[kMostParts], mix[kMostParts];
 #pragma unroll
     for (int other = 0; other < kMostParts; ++other) {
-      top[other] = other < parts ? read_cluster(&mixed_tops[h], other) : kLowest;
-      total[other] = other < parts ? read_cluster(&mixed_sums[h], other) : 0.0f;
-      mix[other] = other < parts ? read_cluster(&mixed[i], other) : 0.0f;
+      top[other] = other < parts ? of_block(&mixed_tops[h], other) : kLowest;
+      total[other] = other < parts ? of_block(&mixed_sums[h], other) : 0.0f;
+      mix[other] = other < parts ? of_block(&mixed[i], other) : 0.0f;
     }
     float highest = kLowest, all = 0, y = 0;
 #pragma unroll
@@ -311,13 +248,9 @@ __global__ void __launch_bounds__(threads_of(kLanes), 1)
       all = fmaf(share, total[other], all);
       y = fmaf(share, mix[other], y);
     }
-    const int64_t at = sequence * p.out.stride + int64_t{first_head} * head_dim + i;
-    if (p.out.type == Type::f32)
-      static_cast<float*>(p.out.data)[at] = y / all;
-    else
-      store(y / all, static_cast<__nv_bfloat16*>(p.out.data) + at);
+    put_mix(p.out, sequence * p.out.stride + int64_t{first_head} * head_dim + i, y / all);
   }
-  cluster_barrier();  // nobody's shared memory goes while another reads it
+  wait_for_cluster();  // nobody's shared memory goes while another reads it
 }
 
 template <class T, int kLanes, int kHeads>
@@ -358,8 +291,7 @@ int attention_parts(const AttentionShape& shape, int64_t sequences, int64_t capa
   const int64_t sharing = shape.heads / shape.kv_heads, heads = sharing == 1 ? 1 : 4;
   const int64_t others = sequences * shape.kv_heads * ((sharing + heads - 1) / heads);
   int parts = 1;
-  while (parts < kMostParts && 2 * parts * others <= multiprocessors &&
-         2 * parts * kKeysWorthABlock <= capacity)
+  while (parts < 8 && 2 * parts * others <= multiprocessors && 2 * parts * kKeysWorthABlock <= capacity)
     parts *= 2;
   return parts;
 }
@@ -368,7 +300,7 @@ void step_attention(const StepAttention& task, int parts, Stream stream) {
   if (task.qkv.rows <= 0) return;
   if (task.cache_type == Type::f32)
     launch_for_lanes<float>(task, parts, stream);
-  else
+  else if (!step_attention_bf16(task, parts, stream))
     launch_for_lanes<__nv_bfloat16>(task, parts, stream);
 }
 
