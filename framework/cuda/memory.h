@@ -3,6 +3,7 @@
 
 #include <memory>
 
+#include "core/device_memory.h"
 #include "cuda/types.h"
 
 namespace grinqh::cuda {
@@ -53,5 +54,7 @@ struct MemoryState {
   int64_t free, total;
 };
 MemoryState memory_state();
+// Of a device, what its pool keeps for coming allocations counted as free.
+DeviceMemory free_memory(int device);
 
 }  // namespace grinqh::cuda

@@ -1,6 +1,10 @@
 #include "cuda/model_weights.h"
 
+#include <chrono>
+#include <optional>
+
 #include "core/error.h"
+#include "core/progress.h"
 #include "cuda/generated_values.h"
 #include "cuda/ops.h"
 
@@ -91,17 +95,36 @@ ModelWeights::ModelWeights(const Context& context, const Model& model) : tied_(m
         model.folder.string(), to_string(context.choice()), static_cast<double>(plan.weights) / (1 << 30),
         static_cast<double>(plan.activations) / (1 << 30), kLeastTokens,
         static_cast<double>(memory.free) / (1 << 30), static_cast<double>(memory.total) / (1 << 30));
-  embedding_ = upload_matrix(context, model.embedding, type);
-  if (!tied_) head_ = upload_matrix(context, model.head, type);
+  constexpr int64_t kMegabyte = 1000000;
+  const auto start = std::chrono::steady_clock::now();
+  int64_t sent = 0;  // bytes as the host has them
+  std::optional<Progress> progress;
+  progress.emplace("weights to the device", plan.weights / kMegabyte, "MB");
+  const auto upload = [&](const TensorView& tensor) {
+    OwnedMatrix matrix = upload_matrix(context, tensor, type);
+    if (!tensor.generated) sent += tensor.elements() * grinqh::size_of(tensor.dtype);
+    progress->advance(tensor.elements() * size_of(type) / kMegabyte);
+    return matrix;
+  };
+  embedding_ = upload(model.embedding);
+  if (!tied_) head_ = upload(model.head);
   for (const BlockWeights& block : model.blocks)
     for (const LinearWeights* linear :
          {&block.q, &block.k, &block.v, &block.o, &block.gate, &block.up, &block.down}) {
       Linear& uploaded = linears_[linear->id];
-      uploaded.weight = upload_matrix(context, linear->weight, type);
+      uploaded.weight = upload(linear->weight);
       if (linear->bias.empty()) continue;
       const std::vector<float> bias = to_float_vector(linear->bias);
       uploaded.bias = context.upload(bias.data(), static_cast<int64_t>(bias.size()));
     }
+  context.synchronize();
+  progress.reset();
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  constexpr int64_t kWorthALine = int64_t{1} << 30;
+  if (sent >= kWorthALine)
+    Progress::note(fmt::format("{:.2f} GB of weights went to the device in {:.2f} s: {:.1f} GB/s",
+                               static_cast<double>(sent) * 1e-9, seconds,
+                               static_cast<double>(sent) * 1e-9 / seconds));
 }
 
 const ModelWeights::Linear& ModelWeights::linear(const std::string& id) const {

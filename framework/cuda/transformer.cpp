@@ -329,7 +329,8 @@ const RegisterBackend backend{Device::cuda,
                                  return std::make_unique<DeviceTransformer>(model, device, rope_frequencies);
                                },
                                [](const DeviceChoice& device) { return make_accelerator(device.index); },
-                               [](const DeviceChoice& device) { return device_description(device.index); }}};
+                               [](const DeviceChoice& device) { return device_description(device.index); },
+                               [](const DeviceChoice& device) { return free_memory(device.index); }}};
 
 }  // namespace
 }  // namespace grinqh::cuda

@@ -3,9 +3,11 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 
 #include "core/accelerator.h"
 #include "core/device.h"
+#include "core/device_memory.h"
 #include "core/dtype.h"
 #include "model/model.h"
 
@@ -20,6 +22,7 @@ struct Backend {
   std::function<std::shared_ptr<Accelerator>(const DeviceChoice&)> make_accelerator;
   // What the device is, for the record: its name, memory, driver.
   std::function<std::string(const DeviceChoice&)> description;
+  std::function<DeviceMemory(const DeviceChoice&)> memory;
 };
 
 struct RegisterBackend {
@@ -32,5 +35,8 @@ const Backend& backend_of(Device device);
 // Null on the CPU. To be installed for the time of a command (core/accelerator.h AcceleratorScope), not
 // beyond main(): the device's libraries go before.
 std::shared_ptr<Accelerator> make_accelerator(const DeviceChoice& device);
+
+// None on the CPU.
+std::optional<DeviceMemory> device_memory(const DeviceChoice& device);
 
 }  // namespace grinqh
