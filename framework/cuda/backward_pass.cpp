@@ -211,7 +211,7 @@ void BackwardPass::through(const LinearWeights& linear, const Tensor& x, ConstVi
   const ConstActivations gradient{
       dy.data, dy.rows, dy.cols, dy.stride, dy.type == Type::f32 ? DType::f32 : DType::bf16, Device::cuda};
   observe_(linear, x, gradient);
-  const ConstView weight = transformer_.weights().linear(linear.id).weight.view();
+  const ConstView weight = transformer_.weights().linear(linear.id).weight;
   Bytes storage;
   context_.gemm().nn(in_type(context_, dy, weight.type, storage), weight, dx, 1.0f, beta, context_.stream());
 }

@@ -18,8 +18,9 @@ namespace {
 
 constexpr size_t kWorkspace = size_t{64} << 20;
 
-// Products below this take the library's first choice; above, the choices are timed once.
-constexpr double kFlopsWorthTiming = 5e10;
+// Products below this take the library's first choice, as do those so large that a trial costs more than it
+// can win; between, the choices are timed once.
+constexpr double kFlopsWorthTiming = 5e10, kFlopsTooManyToTime = 2.5e12;
 constexpr int64_t kRowsWorthTiming = 4096;  // whole batches; what is left at a text's end comes once
 constexpr int kCandidates = 6;
 
@@ -188,7 +189,8 @@ struct Gemm::State {
     recipe.y = make_layout(product.y);
     const std::vector<cublasLtMatmulHeuristicResult_t> found = candidates(product, recipe);
     recipe.algorithm = found.front().algo;
-    if (product.flops() >= kFlopsWorthTiming && product.n % kRowsWorthTiming == 0 && found.size() > 1)
+    const bool worth = product.flops() >= kFlopsWorthTiming && product.flops() <= kFlopsTooManyToTime;
+    if (worth && product.n % kRowsWorthTiming == 0 && found.size() > 1)
       recipe.algorithm = fastest(product, recipe, found, stream);
   }
 
@@ -236,7 +238,7 @@ struct Gemm::State {
       out = scratch.data();
     }
     // Clocks wander under load: each choice is timed beside the first, and has to beat it every time.
-    constexpr double kFlopsOfATrial = 3.5e12;
+    constexpr double kFlopsOfATrial = 1.2e12;
     constexpr int kRounds = 3;
     constexpr float kWorthwhile = 0.97f;
     const int repeats = static_cast<int>(std::clamp(kFlopsOfATrial / product.flops(), 1.0, 20.0));

@@ -4,18 +4,17 @@
 
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "cuda/gemv_operands.h"
 #include "cuda/grading.h"
-#include "cuda/types.h"
 #include "quant/precision.h"
 #include "quant/quantized_linear.h"
 
 namespace grinqh::cuda {
-
-constexpr int64_t kMaxGemvTokens = 8;
 
 // What tokens read: all channels at one level, or every channel at the level its activation earns.
 struct GemvReading {
@@ -23,6 +22,8 @@ struct GemvReading {
   const GradingRule* grading = nullptr;  // without budget; every token grades for itself
 };
 
+// Of one layer, or of several that have their input in common (q, k and v; gate and up): their outputs lie
+// one after another.
 class Gemv {
  public:
   virtual ~Gemv() = default;
@@ -31,17 +32,19 @@ class Gemv {
   int64_t in() const { return in_; }
   // Device memory: weights in the kernel's order, metadata, workspace.
   virtual int64_t bytes() const = 0;
-  // Of weights and metadata that a call must read; counts: of channels a level, as a single token reads them.
-  virtual int64_t bytes_read(const LevelCounts& counts) const = 0;
+  // Of weights and metadata that a call must read; counts: one a layer, of channels a level, as a single
+  // token reads them.
+  virtual int64_t bytes_read(std::span<const LevelCounts> counts) const = 0;
   // The largest ||y - y'|| / ||y'|| that is no error; y' in float64 on the dequantized weights.
   virtual double tolerance() const { return 2e-3; }
   // Same weights at other addresses: to time what no cache holds.
   virtual std::unique_ptr<Gemv> clone(Stream stream) const = 0;
 
-  // y = x W^T. x: [tokens, in], y: [tokens, out], f32 or bf16 each, tokens <= kMaxGemvTokens. Allocates
-  // nothing and waits for nothing, so that it can be captured in a graph; equal calls give equal bits. Calls
-  // of one Gemv must not overlap: its workspace is its own.
-  virtual void run(ConstView x, const GemvReading& reading, View y, Stream stream) = 0;
+  // y = x W^T for up to kMaxGemvTokens tokens; readings: one a layer. Allocates nothing and waits for
+  // nothing, so that it can be captured in a graph; equal calls give equal bits. Calls of one Gemv must not
+  // overlap: its workspace is its own.
+  virtual void run(const GemvInput& input, std::span<const GemvReading> readings, const GemvOutput& output,
+                   Stream stream) = 0;
 
  protected:
   Gemv(int64_t out, int64_t in) : out_(out), in_(in) {}
@@ -50,8 +53,10 @@ class Gemv {
   int64_t out_, in_;
 };
 
-// Null if the kernel cannot take this layer (its shape, or an option of its layout).
-using MakeGemv = std::function<std::unique_ptr<Gemv>(const QuantizedLinear&, Stream)>;
+// Layers of one layout with equally many inputs. Null if the kernel cannot take them, or not together
+// (shapes, options of the layout).
+using GemvLayers = std::span<const QuantizedLinear* const>;
+using MakeGemv = std::function<std::unique_ptr<Gemv>(GemvLayers, Stream)>;
 
 struct GemvKernel {
   std::string layout, name, summary;

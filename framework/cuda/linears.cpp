@@ -21,8 +21,25 @@ void DeviceLinears::add_bias_of(const LinearWeights& linear, View y) const {
 }
 
 void DeviceLinears::run_float(const LinearWeights& linear, ConstView x, View y, float beta) {
-  multiply(x, weights_.linear(linear.id).weight.view(), y, beta);
+  multiply(x, weights_.linear(linear.id).weight, y, beta);
   add_bias_of(linear, y);
+}
+
+void DeviceLinears::run_together(std::span<const Part> parts, ConstView x) {
+  View weight = weights_.linear(parts.front().linear->id).weight, y = parts.front().y;
+  for (const Part& part : parts.subspan(1)) {
+    const View& next = weights_.linear(part.linear->id).weight;
+    const bool below = next.data == weight.rows_between(weight.rows, weight.rows).data;
+    const bool beside = part.y.data == y.cols_between(y.cols, y.cols).data && part.y.stride == y.stride;
+    if (!below || !beside) {
+      for (const Part& each : parts) run_float(*each.linear, x, each.y, 0.0f);
+      return;
+    }
+    weight.rows += next.rows;
+    y.cols += part.y.cols;
+  }
+  multiply(x, weight, y);
+  for (const Part& part : parts) add_bias_of(*part.linear, part.y);
 }
 
 DeviceReplacedLinears::DeviceReplacedLinears(const Context& context, const ModelWeights& weights,
@@ -44,7 +61,7 @@ DeviceReplacedLinears::DeviceReplacedLinears(const Context& context, const Model
   fill_zero(too_large.data(), sizeof(uint32_t), stream);
   const AffineGridRule rule{rounding.bits, false};
   for (const LinearWeights* layer : layers) {
-    const ConstView weight = weights.linear(layer->id).weight.view();
+    const ConstView weight = weights.linear(layer->id).weight;
     check(weight.cols == std::ssize(rounding.scales), "a scale for every input");
     OwnedMatrix rounded(context, weight.rows, weight.cols, weight.type);
     round_scaled(weight, scales.data(), {rule.plain(), rounding.group, too_large.data()}, rounded.view(),

@@ -19,6 +19,12 @@ class DeviceLinears : public LinearExecutor {
   void run(const LinearWeights& linear, ConstActivations x, Activations y) override {
     run_float(linear, view(x), view(y), 0.0f);
   }
+  // Layers of one input, each with its output: one product where weights and outputs lie side by side.
+  struct Part {
+    const LinearWeights* linear;
+    View y;
+  };
+  void run_together(std::span<const Part> parts, ConstView x);
   // y += x weight^T + bias: the product adds to the residual stream itself.
   void run_onto(const LinearWeights& linear, ConstView x, View y) { run_float(linear, x, y, 1.0f); }
 

@@ -59,7 +59,6 @@ Bytes& Bytes::operator=(Bytes&& other) noexcept {
 void to_device(const void* host, void* device, int64_t bytes, Stream stream) {
   check_call(cudaMemcpyAsync(device, host, static_cast<size_t>(bytes), cudaMemcpyHostToDevice, stream),
              "cudaMemcpyAsync to the device");
-  check_call(cudaStreamSynchronize(stream), "a copy to the device");
 }
 
 void to_host(const void* device, void* host, int64_t bytes, Stream stream) {

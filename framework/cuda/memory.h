@@ -45,8 +45,10 @@ class Array {
   int64_t count_ = 0;
 };
 
-// Blocking copies between host and device.
+// host: pageable memory, which CUDA copies to a buffer of its own before this returns, while the stream's
+// earlier work may still run.
 void to_device(const void* host, void* device, int64_t bytes, Stream stream);
+// Waits for it.
 void to_host(const void* device, void* host, int64_t bytes, Stream stream);
 void fill_zero(void* device, int64_t bytes, Stream stream);
 

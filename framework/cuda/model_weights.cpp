@@ -1,7 +1,8 @@
 #include "cuda/model_weights.h"
 
+#include <array>
 #include <chrono>
-#include <optional>
+#include <functional>
 
 #include "core/error.h"
 #include "core/progress.h"
@@ -32,41 +33,54 @@ void copy_rows_up(const Context& context, const void* host, const View& to) {
   context.synchronize();  // the host's memory may end
 }
 
-OwnedMatrix converted(const Context& context, const void* host, int64_t rows, int64_t cols, Type from,
-                      Type to) {
-  OwnedMatrix matrix(context, rows, cols, from);
+void upload_rows(const Context& context, const void* host, Type from, const View& to) {
+  if (from == to.type) return copy_rows_up(context, host, to);
+  const OwnedMatrix matrix(context, to.rows, to.cols, from);
   copy_rows_up(context, host, matrix.view());
-  if (from == to) return matrix;
-  OwnedMatrix result(context, rows, cols, to);
-  copy(matrix.view(), result.view(), context.stream());
-  return result;
+  copy(matrix.view(), to, context.stream());
 }
 
-int64_t elements_of(const Model& model) {
-  int64_t sum = model.embedding.elements() + (model.config.tied_head ? 0 : model.head.elements());
+void upload_into(const Context& context, const TensorView& tensor, const View& to) {
+  if (tensor.generated)
+    generate(tensor.generated->values(), to, context.stream());
+  else if (tensor.dtype == DType::bf16)
+    upload_rows(context, tensor.data(), Type::bf16, to);
+  else
+    upload_rows(context, to_float(tensor).data(), Type::f32, to);
+}
+
+// Of all matrices.
+int64_t sum_over(const Model& model, const std::function<int64_t(const TensorView&)>& count) {
+  int64_t sum = count(model.embedding) + (model.config.tied_head ? 0 : count(model.head));
   for (const BlockWeights& block : model.blocks)
     for (const LinearWeights* linear :
          {&block.q, &block.k, &block.v, &block.o, &block.gate, &block.up, &block.down})
-      sum += linear->weight.elements();
+      sum += count(linear->weight);
   return sum;
+}
+
+int64_t elements_of(const Model& model) { return sum_over(model, &TensorView::elements); }
+
+// As the host has them.
+int64_t stored_bytes(const Model& model) {
+  return sum_over(model, [](const TensorView& tensor) {
+    return tensor.generated ? 0 : tensor.elements() * grinqh::size_of(tensor.dtype);
+  });
 }
 
 }  // namespace
 
 OwnedMatrix upload_matrix(const Context& context, const TensorView& tensor, Type type) {
-  if (tensor.generated) {
-    OwnedMatrix matrix(context, tensor.rows(), tensor.cols(), type);
-    generate(tensor.generated->values(), matrix.view(), context.stream());
-    return matrix;
-  }
-  if (tensor.dtype == DType::bf16)
-    return converted(context, tensor.data(), tensor.rows(), tensor.cols(), Type::bf16, type);
-  return upload_matrix(context, to_float(tensor).view(), type);
+  OwnedMatrix matrix(context, tensor.rows(), tensor.cols(), type);
+  upload_into(context, tensor, matrix.view());
+  return matrix;
 }
 
 OwnedMatrix upload_matrix(const Context& context, Matrix<const float> matrix, Type type) {
   check(matrix.stride == matrix.cols, "rows one after the other");
-  return converted(context, matrix.data, matrix.rows, matrix.cols, Type::f32, type);
+  OwnedMatrix uploaded(context, matrix.rows, matrix.cols, type);
+  upload_rows(context, matrix.data, Type::f32, uploaded.view());
+  return uploaded;
 }
 
 MemoryPlan plan_memory(const Model& model, Type type, int64_t tokens) {
@@ -95,36 +109,38 @@ ModelWeights::ModelWeights(const Context& context, const Model& model) : tied_(m
         model.folder.string(), to_string(context.choice()), static_cast<double>(plan.weights) / (1 << 30),
         static_cast<double>(plan.activations) / (1 << 30), kLeastTokens,
         static_cast<double>(memory.free) / (1 << 30), static_cast<double>(memory.total) / (1 << 30));
-  constexpr int64_t kMegabyte = 1000000;
   const auto start = std::chrono::steady_clock::now();
-  int64_t sent = 0;  // bytes as the host has them
-  std::optional<Progress> progress;
-  progress.emplace("weights to the device", plan.weights / kMegabyte, "MB");
-  const auto upload = [&](const TensorView& tensor) {
-    OwnedMatrix matrix = upload_matrix(context, tensor, type);
-    if (!tensor.generated) sent += tensor.elements() * grinqh::size_of(tensor.dtype);
-    progress->advance(tensor.elements() * size_of(type) / kMegabyte);
-    return matrix;
-  };
-  embedding_ = upload(model.embedding);
-  if (!tied_) head_ = upload(model.head);
-  for (const BlockWeights& block : model.blocks)
-    for (const LinearWeights* linear :
-         {&block.q, &block.k, &block.v, &block.o, &block.gate, &block.up, &block.down}) {
-      Linear& uploaded = linears_[linear->id];
-      uploaded.weight = upload(linear->weight);
-      if (linear->bias.empty()) continue;
-      const std::vector<float> bias = to_float_vector(linear->bias);
-      uploaded.bias = context.upload(bias.data(), static_cast<int64_t>(bias.size()));
-    }
+  embedding_ = upload_matrix(context, model.embedding, type);
+  if (!tied_) head_ = upload_matrix(context, model.head, type);
+  for (const BlockWeights& block : model.blocks) {
+    upload_stack(context, std::array{&block.q, &block.k, &block.v});
+    upload_stack(context, std::array{&block.o});
+    upload_stack(context, std::array{&block.gate, &block.up});
+    upload_stack(context, std::array{&block.down});
+  }
   context.synchronize();
-  progress.reset();
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   constexpr int64_t kWorthALine = int64_t{1} << 30;
-  if (sent >= kWorthALine)
+  if (const int64_t sent = stored_bytes(model); sent >= kWorthALine)
     Progress::note(fmt::format("{:.2f} GB of weights went to the device in {:.2f} s: {:.1f} GB/s",
                                static_cast<double>(sent) * 1e-9, seconds,
                                static_cast<double>(sent) * 1e-9 / seconds));
+}
+
+void ModelWeights::upload_stack(const Context& context, std::span<const LinearWeights* const> stack) {
+  int64_t rows = 0;
+  for (const LinearWeights* linear : stack) rows += linear->weight.rows();
+  const View all = stacks_.emplace_back(context, rows, stack.front()->weight.cols(), context.type()).view();
+  int64_t first = 0;
+  for (const LinearWeights* linear : stack) {
+    Linear& uploaded = linears_[linear->id];
+    uploaded.weight = all.rows_between(first, first + linear->weight.rows());
+    first += linear->weight.rows();
+    upload_into(context, linear->weight, uploaded.weight);
+    if (linear->bias.empty()) continue;
+    const std::vector<float> bias = to_float_vector(linear->bias);
+    uploaded.bias = context.upload(bias.data(), static_cast<int64_t>(bias.size()));
+  }
 }
 
 const ModelWeights::Linear& ModelWeights::linear(const std::string& id) const {

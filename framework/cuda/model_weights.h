@@ -3,6 +3,7 @@
 
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -37,13 +38,17 @@ class ModelWeights {
   ConstView embedding() const { return embedding_.view(); }
   ConstView head() const { return tied_ ? embedding_.view() : head_.view(); }
 
+  // q, k and v lie one below another in memory, and so do gate and up: products may take them together.
   struct Linear {
-    OwnedMatrix weight;  // [out, in]
-    Array<float> bias;   // [out], or nothing
+    View weight;        // [out, in]
+    Array<float> bias;  // [out], or nothing
   };
   const Linear& linear(const std::string& id) const;
 
  private:
+  void upload_stack(const Context& context, std::span<const LinearWeights* const> stack);
+
+  std::vector<OwnedMatrix> stacks_;
   std::map<std::string, Linear, std::less<>> linears_;
   OwnedMatrix embedding_, head_;
   bool tied_ = false;

@@ -96,8 +96,10 @@ void DeviceTransformer::turn(int64_t block, const Batch& batch, View q, View k) 
   const Stream stream = context_.stream();
   if (norms.q.count() > 0) rms_norm_heads(q, norms.q.data(), head_dim, eps(), stream);
   if (norms.k.count() > 0) rms_norm_heads(k, norms.k.data(), head_dim, eps(), stream);
-  cuda::rope(q, positions(batch), frequencies_.data(), head_dim, 1.0f, stream);
-  cuda::rope(k, positions(batch), frequencies_.data(), head_dim, 1.0f, stream);
+  check(k.data == q.cols_between(q.cols, q.cols).data && k.stride == q.stride, "k beside q");
+  View both = q;
+  both.cols += k.cols;
+  cuda::rope(both, positions(batch), frequencies_.data(), head_dim, 1.0f, stream);
 }
 
 void DeviceTransformer::attend(const Batch& batch, ConstView q, View k, View v, int64_t block, KvCache* cache,
@@ -141,32 +143,43 @@ void DeviceTransformer::attend(const Batch& batch, ConstView q, View k, View v, 
   }
 }
 
+void DeviceTransformer::run_together(std::initializer_list<JointLayer> layers, ConstActivations x,
+                                     LinearExecutor& linears) const {
+  // Executors derived from it see layers one by one.
+  if (typeid(linears) != typeid(DeviceLinears)) {
+    for (const JointLayer& layer : layers) linears.run(layer.weights, x, layer.y);
+    return;
+  }
+  std::vector<DeviceLinears::Part> parts;
+  for (const JointLayer& layer : layers) parts.push_back({&layer.weights, view(layer.y)});
+  static_cast<DeviceLinears&>(linears).run_together(parts, view(x));
+}
+
 Tensor DeviceTransformer::mix(int64_t block, const Batch& batch, ConstActivations x, LinearExecutor& linears,
                               KvCache* cache) const {
   const BlockWeights& weights = model().blocks[static_cast<size_t>(block)];
   const AttentionShape heads = shape();
-  const int64_t kv_width = heads.kv_heads * heads.head_dim;
-  const Type type = context_.type();
-  const Tensor q = context_.tensor(x.rows, heads.heads * heads.head_dim, type);
-  const Tensor k = context_.tensor(x.rows, kv_width, type), v = context_.tensor(x.rows, kv_width, type);
-  linears.run(weights.q, x, q);
-  linears.run(weights.k, x, k);
-  linears.run(weights.v, x, v);
-  turn(block, batch, view(q.view()), view(k.view()));
-  Tensor mixed = context_.tensor(x.rows, heads.heads * heads.head_dim, type);
-  attend(batch, view(q.view()), view(k.view()), view(v.view()), block, cache, view(mixed.view()));
+  const int64_t q_width = heads.heads * heads.head_dim, kv_width = heads.kv_heads * heads.head_dim;
+  const Tensor qkv = context_.tensor(x.rows, q_width + 2 * kv_width, context_.type());
+  const Activations q = qkv.view().cols_between(0, q_width),
+                    k = qkv.view().cols_between(q_width, q_width + kv_width),
+                    v = qkv.view().cols_between(q_width + kv_width, q_width + 2 * kv_width);
+  run_together({{weights.q, q}, {weights.k, k}, {weights.v, v}}, x, linears);
+  turn(block, batch, view(q), view(k));
+  Tensor mixed = context_.tensor(x.rows, q_width, context_.type());
+  attend(batch, view(q), view(k), view(v), block, cache, view(mixed.view()));
   return mixed;
 }
 
 Tensor DeviceTransformer::activate(int64_t block, ConstActivations x, LinearExecutor& linears) const {
   const BlockWeights& weights = model().blocks[static_cast<size_t>(block)];
-  const int64_t width = model().config.intermediate;
-  Tensor gate = context_.tensor(x.rows, width, context_.type());
-  const Tensor up = context_.tensor(x.rows, width, context_.type());
-  linears.run(weights.gate, x, gate);
-  linears.run(weights.up, x, up);
-  silu_multiply(view(gate.view()), view(up.view()), view(gate.view()), context_.stream());
-  return gate;
+  const int64_t width = model().config.intermediate, next = padded(width);
+  auto both = std::make_shared<Tensor>(context_.tensor(x.rows, next + width, context_.type()));
+  const Activations gate = both->view().cols_between(0, width),
+                    up = both->view().cols_between(next, next + width);
+  run_together({{weights.gate, gate}, {weights.up, up}}, x, linears);
+  silu_multiply(view(gate), view(up), view(gate), context_.stream());
+  return {std::move(both), gate};
 }
 
 void DeviceTransformer::attention(int64_t block, const Batch& batch, ConstActivations x,

@@ -73,6 +73,13 @@ class DeviceTransformer final : public Transformer {
   // q and k by their norms, if there are any, and their positions.
   void turn(int64_t block, const Batch& batch, View q, View k) const;
   // What the heads mixed, and what goes into the down projection. x: the normalized stream.
+  struct JointLayer {
+    const LinearWeights& weights;
+    Activations y;
+  };
+  // Layers of one input: one product if the executor multiplies by the checkpoint's own weights.
+  void run_together(std::initializer_list<JointLayer> layers, ConstActivations x,
+                    LinearExecutor& linears) const;
   Tensor mix(int64_t block, const Batch& batch, ConstActivations x, LinearExecutor& linears,
              KvCache* cache) const;
   Tensor activate(int64_t block, ConstActivations x, LinearExecutor& linears) const;

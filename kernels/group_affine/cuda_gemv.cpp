@@ -63,13 +63,52 @@ bool has_order(const GroupAffineShape& shape) {
   return width && (shape.groups() == 1 || shape.group == 32 || shape.group == 64 || shape.group == 128);
 }
 
+// Layers one below another: all of one shape but for their outputs.
+class Stack {
+ public:
+  explicit Stack(GemvLayers layers) {
+    for (const QuantizedLinear* layer : layers) {
+      parts_.emplace_back(*layer);
+      out_ += layer->out();
+    }
+  }
+  const GroupAffineShape& shape() const { return parts_.front().shape; }
+  int64_t out() const { return out_; }
+  const uint8_t* column_scales() const { return parts_.front().column_scales; }
+
+  bool alike() const {
+    return std::ranges::all_of(parts_, [&](const Source& part) {
+      GroupAffineShape same = part.shape;
+      same.out = shape().out;
+      const size_t columns = shape().column_scales ? static_cast<size_t>(shape().in) * 2 : 0;
+      return same == shape() &&
+             (columns == 0 || std::memcmp(part.column_scales, column_scales(), columns) == 0);
+    });
+  }
+  uint32_t code(int64_t row, int64_t i) const { return part_of(row).code(row, i); }
+  uint16_t scale(int64_t row, int64_t g) const { return part_of(row).scale(row, g); }
+  uint16_t real_zero(int64_t row, int64_t g) const { return part_of(row).real_zero(row, g); }
+  uint32_t integer_zero(int64_t row, int64_t g) const { return part_of(row).integer_zero(row, g); }
+
+ private:
+  // The layer that has a row of all, which becomes a row of that layer.
+  const Source& part_of(int64_t& row) const {
+    size_t part = 0;
+    while (row >= parts_[part].shape.out) row -= parts_[part++].shape.out;
+    return parts_[part];
+  }
+
+  std::vector<Source> parts_;
+  int64_t out_ = 0;
+};
+
 // Scales and zero points of a block of four groups, the first of them `group`.
-void pack_block(const Source& source, const GemvOrder& order, int64_t first_row, int64_t group, uint8_t* to) {
+void pack_block(const Stack& source, const GemvOrder& order, int64_t first_row, int64_t group, uint8_t* to) {
   uint8_t* zeros = to + 128;
   for (int entry = 0; entry < 32; ++entry)
     for (int half = 0; half < 2; ++half) {
       const int64_t row = first_row + entry / 4 + 8 * half, g = group + entry % 4;
-      if (row >= source.shape.out || g >= source.shape.groups()) continue;
+      if (row >= source.out() || g >= source.shape().groups()) continue;
       const int at = entry * 2 + half;
       const uint16_t scale = source.scale(row, g);
       std::memcpy(to + at * 2, &scale, 2);
@@ -85,7 +124,7 @@ void pack_block(const Source& source, const GemvOrder& order, int64_t first_row,
     }
 }
 
-std::vector<uint8_t> pack_chunks(const Source& source, const GemvOrder& order, int64_t row_blocks,
+std::vector<uint8_t> pack_chunks(const Stack& source, const GemvOrder& order, int64_t row_blocks,
                                  int64_t col_chunks) {
   const int64_t chunk_bytes = order.chunk_bytes();
   std::vector<uint8_t> chunks(static_cast<size_t>(row_blocks * col_chunks * chunk_bytes));
@@ -97,7 +136,7 @@ std::vector<uint8_t> pack_chunks(const Source& source, const GemvOrder& order, i
       pack_gemv_codes(
           order,
           [&](int output, int input) -> uint32_t {
-            const bool inside = row + output < source.shape.out && col + input < source.shape.in;
+            const bool inside = row + output < source.out() && col + input < source.shape().in;
             return inside ? source.code(row + output, col + input) : 0;
           },
           to);
@@ -121,26 +160,25 @@ std::vector<uint16_t> of_rows(int64_t out, int64_t row_blocks, const Value& valu
 
 class GroupAffineGemv final : public Gemv {
  public:
-  GroupAffineGemv(const QuantizedLinear& layer, int multiprocessors, Stream stream)
-      : Gemv(layer.out(), layer.in()), multiprocessors_(multiprocessors) {
-    const Source source(layer);
-    stream_.order = order_of(source.shape);
-    stream_.out = layer.out();
-    stream_.in = layer.in();
+  GroupAffineGemv(const Stack& source, int multiprocessors, Stream stream)
+      : Gemv(source.out(), source.shape().in), multiprocessors_(multiprocessors) {
+    stream_.order = order_of(source.shape());
+    stream_.out = out();
+    stream_.in = in();
     const int64_t row_blocks = stream_.row_blocks();
     parts_[0] = uploaded(pack_chunks(source, stream_.order, row_blocks, stream_.col_chunks()), stream);
     if (stream_.order.per_channel) {
       const auto scale = [&](int64_t row) { return source.scale(row, 0); };
       const auto zero = [&](int64_t row) {
-        return source.shape.real_zeros ? source.real_zero(row, 0)
-                                       : to_half(static_cast<float>(source.integer_zero(row, 0)));
+        return source.shape().real_zeros ? source.real_zero(row, 0)
+                                         : to_half(static_cast<float>(source.integer_zero(row, 0)));
       };
       parts_[1] = uploaded(of_rows(out(), row_blocks, scale), stream);
-      if (!source.shape.symmetric) parts_[2] = uploaded(of_rows(out(), row_blocks, zero), stream);
+      if (!source.shape().symmetric) parts_[2] = uploaded(of_rows(out(), row_blocks, zero), stream);
     }
-    if (source.shape.column_scales)
+    if (source.shape().column_scales)
       parts_[3] =
-          uploaded(std::vector<uint8_t>(source.column_scales, source.column_scales + in() * 2), stream);
+          uploaded(std::vector<uint8_t>(source.column_scales(), source.column_scales() + in() * 2), stream);
     point();
   }
 
@@ -154,7 +192,7 @@ class GroupAffineGemv final : public Gemv {
     for (const Bytes& part : parts_) sum += part.size();
     return sum;
   }
-  int64_t bytes_read(const LevelCounts&) const override { return bytes(); }
+  int64_t bytes_read(std::span<const LevelCounts>) const override { return bytes(); }
 
   std::unique_ptr<Gemv> clone(Stream stream) const override {
     auto other = std::unique_ptr<GroupAffineGemv>(new GroupAffineGemv(out(), in(), multiprocessors_));
@@ -171,8 +209,9 @@ class GroupAffineGemv final : public Gemv {
   }
 
   // There is one level, and no channel is left out.
-  void run(ConstView x, const GemvReading&, View y, Stream stream) override {
-    group_affine_gemv(stream_, x, y, multiprocessors_, stream);
+  void run(const GemvInput& input, std::span<const GemvReading>, const GemvOutput& output,
+           Stream stream) override {
+    group_affine_gemv(stream_, input, output, multiprocessors_, stream);
   }
 
  private:
@@ -198,15 +237,16 @@ class GroupAffineGemv final : public Gemv {
   Bytes parts_[4];  // chunks, scales and zeros per channel, column scales
 };
 
-std::unique_ptr<Gemv> make(const QuantizedLinear& layer, Stream stream) {
+std::unique_ptr<Gemv> make(GemvLayers layers, Stream stream) {
   int device = 0, major = 0, multiprocessors = 0;
   check_call(cudaGetDevice(&device), "cudaGetDevice");
   check_call(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
              "cudaDeviceGetAttribute");
   check_call(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
              "cudaDeviceGetAttribute");
-  if (major < 9 || !has_order(Source(layer).shape)) return nullptr;
-  auto gemv = std::make_unique<GroupAffineGemv>(layer, multiprocessors, stream);
+  const Stack source(layers);
+  if (major < 9 || !has_order(source.shape()) || !source.alike()) return nullptr;
+  auto gemv = std::make_unique<GroupAffineGemv>(source, multiprocessors, stream);
   if (!gemv->fits()) return nullptr;
   return gemv;
 }

@@ -8,8 +8,8 @@
 // so that lane 4 g + q ends with the sums of group q, and every lane scales one group. Up to four tokens:
 // token t has columns 2 t and 2 t + 1, and each group its own accumulators.
 #include "cuda/decode.cuh"
+#include "cuda/gemv_operands.cuh"
 #include "cuda/launch.cuh"
-#include "cuda/typed_elements.cuh"
 #include "kernels/group_affine/cuda_gemv.h"
 
 namespace grinqh::cuda {
@@ -21,7 +21,7 @@ constexpr int kSteps = GemvOrder::kSteps;
 
 // Shared memory, in this order: offsets and size.
 struct Plan {
-  int ring, x, groups, sums, begins, barriers, bytes;
+  int ring, x, groups, sums, begins, barriers, factor, bytes;
 };
 Plan plan_of(const GemvOrder& order, const StreamShape& shape, int col_chunks, int row_blocks, int tokens) {
   const int most = (row_blocks + shape.blocks - 1) / shape.blocks;
@@ -31,7 +31,8 @@ Plan plan_of(const GemvOrder& order, const StreamShape& shape, int col_chunks, i
   plan.sums = plan.groups + col_chunks * (GemvOrder::kInputs / order.group) * 8 * tokens;
   plan.barriers = plan.sums + (shape.warps + most) * GemvOrder::kOutputs * 4 * tokens;
   plan.begins = plan.barriers + shape.warps * shape.depth * 8;
-  plan.bytes = plan.begins + (shape.warps + 1) * 4;
+  plan.factor = plan.begins + (shape.warps + 1) * 4;
+  plan.bytes = plan.factor + 33 * 4;
   return plan;
 }
 
@@ -41,10 +42,8 @@ struct Problem {
   int share_bits, groups;  // log2 of the threads that have a group together; groups of a token
   int chunk_bytes, code_bytes, block_bytes, blocks;
   Plan plan;
-  const void* x;
-  void* y;
-  int64_t x_stride, y_stride;
-  bool x_bf16, y_bf16;
+  GemvInput input;
+  GemvOutput output;
 };
 
 __device__ inline uint32_t shared_address(const void* p) {
@@ -148,7 +147,8 @@ __device__ float2 zeros_at(const uint8_t* zeros, GemvOrder::Zeros kind, int entr
 
 // Inputs as integers: x in the order of the products, of every group its scale and its sum.
 template <int kTokens, class T>
-__device__ void quantize_inputs(const Problem& p, const T* from, int token, uint8_t* x, float2* groups) {
+__device__ void quantize_inputs(const Problem& p, int token, float* scratch, uint8_t* x, float2* groups) {
+  const float factor = input_factor<T>(p.input, static_cast<int>(p.w.in), token, scratch);
   constexpr int kBatch = 4;  // loads under way before the first is used
   const int items = p.col_chunks * (GemvOrder::kInputs / 8), share = 1 << p.share_bits,
             in = static_cast<int>(p.w.in);
@@ -157,7 +157,7 @@ __device__ void quantize_inputs(const Problem& p, const T* from, int token, uint
 #pragma unroll
     for (int n = 0; n < kBatch; ++n) {
       const int item = first + n * blockDim.x;
-      load8_part(from + item * 8, item < items ? max(0, min(8, in - item * 8)) : 0, all[n]);
+      load_inputs<T>(p.input, in, token, item, factor, all[n]);
     }
 #pragma unroll
     for (int n = 0; n < kBatch; ++n) {
@@ -243,11 +243,11 @@ __global__ void __launch_bounds__(kMaxWarps * 32, 1) stream_chunks(const __grid_
   if (threadIdx.x <= warps) begins[threadIdx.x] = begin_of(threadIdx.x);
   wait_for_inputs();
   for (int token = 0; token < p.tokens; ++token) {
-    if (p.x_bf16)
-      quantize_inputs<kTokens>(p, static_cast<const __nv_bfloat16*>(p.x) + token * p.x_stride, token, x,
-                               groups);
+    auto* scratch = reinterpret_cast<float*>(shared + plan.factor);
+    if (p.input.x.type == Type::bf16)
+      quantize_inputs<kTokens, __nv_bfloat16>(p, token, scratch, x, groups);
     else
-      quantize_inputs<kTokens>(p, static_cast<const float*>(p.x) + token * p.x_stride, token, x, groups);
+      quantize_inputs<kTokens, float>(p, token, scratch, x, groups);
   }
   __syncthreads();
 
@@ -365,10 +365,7 @@ __global__ void __launch_bounds__(kMaxWarps * 32, 1) stream_chunks(const __grid_
     }
     if (order.per_channel)
       sum *= float_of_half(p.w.row_scales[(int64_t{first_rows} + r) * 16 + output % 8 * 2 + output / 8]);
-    if (p.y_bf16)
-      store(sum, static_cast<__nv_bfloat16*>(p.y) + token * p.y_stride + n);
-    else
-      store(sum, static_cast<float*>(p.y) + token * p.y_stride + n);
+    put_output(p.output, token, n, sum);
   }
 #else
   __trap();
@@ -411,8 +408,9 @@ StreamShape stream_shape(const GroupAffineStream& w, int tokens, int multiproces
   return shape;
 }
 
-void group_affine_gemv(const GroupAffineStream& w, const StreamShape& shape, ConstView x, View y,
-                       Stream stream) {
+void group_affine_gemv(const GroupAffineStream& w, const StreamShape& shape, const GemvInput& input,
+                       const GemvOutput& output, Stream stream) {
+  const int64_t tokens = input.x.rows;
   Problem p{};
   p.w = w;
   p.row_blocks = static_cast<int>(w.row_blocks());
@@ -424,15 +422,11 @@ void group_affine_gemv(const GroupAffineStream& w, const StreamShape& shape, Con
   p.code_bytes = w.order.code_bytes();
   p.block_bytes = w.order.block_bytes();
   p.blocks = w.order.blocks();
-  p.plan = plan_of(w.order, shape, p.col_chunks, p.row_blocks, x.rows == 1 ? 1 : 4);
-  p.tokens = static_cast<int>(x.rows);
-  p.x = x.data;
-  p.y = y.data;
-  p.x_stride = x.stride;
-  p.y_stride = y.stride;
-  p.x_bf16 = x.type == Type::bf16;
-  p.y_bf16 = y.type == Type::bf16;
-  const Kernel kernel = x.rows == 1 ? kernel_of<1>(w.order.bits) : kernel_of<4>(w.order.bits);
+  p.plan = plan_of(w.order, shape, p.col_chunks, p.row_blocks, tokens == 1 ? 1 : 4);
+  p.tokens = static_cast<int>(tokens);
+  p.input = input;
+  p.output = output;
+  const Kernel kernel = tokens == 1 ? kernel_of<1>(w.order.bits) : kernel_of<4>(w.order.bits);
   check_call(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   static_cast<int>(shape.shared_bytes)),
              "cudaFuncSetAttribute");
@@ -446,13 +440,16 @@ void group_affine_gemv(const GroupAffineStream& w, const StreamShape& shape, Con
                stream, p);
 }
 
-void group_affine_gemv(const GroupAffineStream& w, ConstView x, View y, int multiprocessors, Stream stream) {
+void group_affine_gemv(const GroupAffineStream& w, const GemvInput& input, const GemvOutput& output,
+                       int multiprocessors, Stream stream) {
+  const ConstView& x = input.x;
   for (int64_t first = 0; first < x.rows; first += 4) {
-    ConstView some = x;
-    some.rows = x.rows - first < 4 ? x.rows - first : 4;
-    some.data = static_cast<const char*>(x.data) + first * x.stride * size_of(x.type);
-    group_affine_gemv(w, stream_shape(w, some.rows == 1 ? 1 : 4, multiprocessors), some,
-                      y.rows_between(first, first + some.rows), stream);
+    GemvInput some = input;
+    some.x.rows = x.rows - first < 4 ? x.rows - first : 4;
+    some.x.data = static_cast<const char*>(x.data) + first * x.stride * size_of(x.type);
+    GemvOutput there = output;
+    there.y = output.y.rows_between(first, first + some.x.rows);
+    group_affine_gemv(w, stream_shape(w, some.x.rows == 1 ? 1 : 4, multiprocessors), some, there, stream);
   }
 }
 

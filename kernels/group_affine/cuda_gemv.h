@@ -1,7 +1,7 @@
 // Product of a layer in the order of gemv_order.h with a few tokens. Needs compute capability 9.0.
 #pragma once
 
-#include "cuda/types.h"
+#include "cuda/gemv_operands.h"
 #include "kernels/group_affine/gemv_order.h"
 
 namespace grinqh::cuda {
@@ -27,11 +27,11 @@ struct StreamShape {
 // input does not fit beside the weights in flight.
 StreamShape stream_shape(const GroupAffineStream& weights, int tokens, int multiprocessors);
 
-// y = x W^T. x: [1..8, in], y: the same rows, out columns. More than four tokens are two launches.
-void group_affine_gemv(const GroupAffineStream& weights, ConstView x, View y, int multiprocessors,
-                       Stream stream);
-// The same, cut as told: for measuring. x: [1..4, in].
-void group_affine_gemv(const GroupAffineStream& weights, const StreamShape& shape, ConstView x, View y,
-                       Stream stream);
+// y = x W^T, 1 to 8 tokens. More than four are two launches.
+void group_affine_gemv(const GroupAffineStream& weights, const GemvInput& input, const GemvOutput& output,
+                       int multiprocessors, Stream stream);
+// The same, cut as told: for measuring. 1 to 4 tokens.
+void group_affine_gemv(const GroupAffineStream& weights, const StreamShape& shape, const GemvInput& input,
+                       const GemvOutput& output, Stream stream);
 
 }  // namespace grinqh::cuda

@@ -28,6 +28,7 @@ struct GroupAffineShape {
 
   // As attributes() of a layer has it.
   static GroupAffineShape of(const Json& attributes);
+  bool operator==(const GroupAffineShape&) const = default;
   int64_t group_size() const;
   int64_t groups() const;
   // The weights of a row that share scale g.

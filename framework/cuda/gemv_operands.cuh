@@ -1,0 +1,69 @@
+// How kernels read a GemvInput and write a GemvOutput.
+#pragma once
+
+#include "cuda/gemv_operands.h"
+#include "cuda/typed_elements.cuh"
+
+namespace grinqh::cuda {
+
+template <class T>
+__device__ const T* input_row(const GemvInput& input, int token) {
+  return static_cast<const T*>(input.x.data) + token * input.x.stride;
+}
+
+// What load_inputs() multiplies by: of a normalized token 1 / rms, else 1. For all threads of a block;
+// scratch: 33 floats of shared memory, free again after the block's next barrier.
+template <class T>
+__device__ float input_factor(const GemvInput& input, int in, int token, float* scratch) {
+  if (input.form != GemvInput::Form::rms_norm) return 1.0f;
+  const T* x = input_row<T>(input, token);
+  float sum = 0;
+  for (int first = threadIdx.x * 8; first < in; first += blockDim.x * 8) {
+    float v[8];
+    load8_part(x + first, min(8, in - first), v);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) sum = fmaf(v[i], v[i], sum);
+  }
+  for (int other = 16; other > 0; other /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, other);
+  __syncthreads();  // the last token's factor has been read
+  if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = sum;
+  __syncthreads();
+  // Every warp sums for itself, all in the same order.
+  float all = threadIdx.x % 32 < blockDim.x / 32 ? scratch[threadIdx.x % 32] : 0.0f;
+  for (int other = 16; other > 0; other /= 2) all += __shfl_xor_sync(0xffffffffu, all, other);
+  return rsqrtf(all / static_cast<float>(in) + input.epsilon);
+}
+
+// Inputs 8 item .. 8 item + 7 of a token; zeros from `in` on. factor: input_factor()'s of the token.
+template <class T>
+__device__ void load_inputs(const GemvInput& input, int in, int token, int item, float factor,
+                            float (&v)[8]) {
+  const int first = item * 8, valid = max(0, min(8, in - first));
+  const T* x = input_row<T>(input, token);
+  load8_part(x + first, valid, v);
+  if (input.form == GemvInput::Form::rms_norm) {
+    float weight[8];
+    load8_part(input.norm_weight + first, valid, weight);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) v[i] *= factor * weight[i];
+  } else if (input.form == GemvInput::Form::swiglu) {
+    float up[8];
+    load8_part(x + in + first, valid, up);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) v[i] = v[i] / (1.0f + __expf(-v[i])) * up[i];
+  }
+}
+
+__device__ inline void put_output(const GemvOutput& output, int token, int64_t n, float value) {
+  if (output.bias != nullptr) value += output.bias[n];
+  const auto put = [&](auto* row) {
+    if (output.add) value += to_float(row[n]);
+    store(value, row + n);
+  };
+  if (output.y.type == Type::bf16)
+    put(static_cast<__nv_bfloat16*>(output.y.data) + token * output.y.stride);
+  else
+    put(static_cast<float*>(output.y.data) + token * output.y.stride);
+}
+
+}  // namespace grinqh::cuda
