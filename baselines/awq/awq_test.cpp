@@ -52,11 +52,11 @@ class LayerProbe final : public ModuleProbe {
   const MatrixBuffer<float>& w_;
 };
 
-std::vector<float> mean_magnitudes(const MatrixBuffer<float>& x) {
+PlainVector<float> mean_magnitudes(const MatrixBuffer<float>& x) {
   std::vector<double> sum(static_cast<size_t>(x.cols()));
   for (int64_t t = 0; t < x.rows(); ++t)
     for (int64_t i = 0; i < x.cols(); ++i) sum[static_cast<size_t>(i)] += std::abs(x.row(t)[i]);
-  std::vector<float> mean;
+  PlainVector<float> mean;
   for (const double each : sum) mean.push_back(static_cast<float>(each / static_cast<double>(x.rows())));
   return mean;
 }

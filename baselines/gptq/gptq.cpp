@@ -77,8 +77,12 @@ class Gptq final : public Quantizer {
     const GroupAffineShape shape{out, in, options_.bits, options_.group, options_.symmetric};
     const AffineGridRule rule{options_.bits, options_.symmetric, options_.clip};
 
-    const LiveLayer layer = live_layer(task.weight, second_moment, order);
-    const InverseFactor factor = inverse_cholesky(layer.moments, options_.damping);
+    MatrixBuffer<float> storage;
+    const Matrix<const float> weight = live_weight(task.weight, second_moment, order, storage);
+    const auto shared = options_.act_order ? std::make_shared<const InverseFactor>(inverse_cholesky(
+                                                 live_moments(second_moment, in, order), options_.damping))
+                                           : live_factor(task.stats, kSecondMoment, in, options_.damping);
+    const InverseFactor& factor = *shared;
     if (factor.damping > options_.damping) task.note("damping", factor.damping);
     MatrixBuffer<float> drift;
     if (options_.gptaq)
@@ -89,7 +93,7 @@ class Gptq final : public Quantizer {
     MatrixBuffer<AffineGrid> grids(out, shape.groups());
     const bool fixed = options_.act_order || options_.group == 0;
     if (fixed) fit_original(task, shape, rule, grids);
-    round_with_feedback(layer.weight, factor, {options_.block, drift},
+    round_with_feedback(weight, factor, {options_.block, drift},
                         AffineRounding{rule, shape.group_size(), !fixed, order, task.id, codes, grids});
     return make_group_affine(shape, codes, grids);
   }

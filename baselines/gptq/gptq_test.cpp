@@ -207,7 +207,7 @@ struct Drifted {
       }
     }
     stats.tokens = kTokens;
-    std::vector<float>&h = stats.values["second_moment"], &drift = stats.values["input_drift"];
+    PlainVector<float>&h = stats.values["second_moment"], &drift = stats.values["input_drift"];
     for (int64_t i = 0; i < in; ++i)
       for (int64_t j = 0; j < in; ++j) {
         double moment = 0, product = 0;
@@ -277,8 +277,8 @@ TEST(Gptaq, DoesNotDependOnTheBlockSize) {
 TEST(Gptaq, GainsAreTheLeastSquaresOfEachColumnsDrift) {
   constexpr int64_t kIn = 12;
   const Drifted problem(6, kIn, 19);
-  const std::vector<float>& h = problem.stats.values.at("second_moment");
-  const std::vector<float>& drift = problem.stats.values.at("input_drift");
+  const PlainVector<float>& h = problem.stats.values.at("second_moment");
+  const PlainVector<float>& drift = problem.stats.values.at("input_drift");
   double mean = 0;
   for (size_t i = 0; i < kIn; ++i) mean += h[i * kIn + i] / static_cast<double>(kIn);
   MatrixBuffer<float> expected(6, kIn);

@@ -25,7 +25,7 @@ struct Layer {
   Layer(std::string name, int64_t out, int64_t in, double size, uint64_t seed)
       : id(std::move(name)), weight(testing::random_matrix(out, in, seed, size)) {
     const MatrixBuffer<float> x = testing::random_matrix(3 * in, in, seed + 1);
-    std::vector<float>& moments = stats.values["second_moment"];
+    PlainVector<float>& moments = stats.values["second_moment"];
     for (int64_t i = 0; i < in; ++i)
       for (int64_t j = 0; j < in; ++j) {
         double sum = 0;

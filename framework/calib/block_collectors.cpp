@@ -1,9 +1,10 @@
 #include "calib/block_collectors.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "calib/make_collector.h"
+#include "core/dtype.h"
+#include "core/timed_scope.h"
 
 namespace grinqh {
 
@@ -12,15 +13,19 @@ std::vector<std::vector<const LinearWeights*>> inputs_of(const BlockWeights& blo
 }
 
 void add_statistics(const CalibrationStats& more, CalibrationStats& stats) {
-  std::map<const LayerStats*, std::shared_ptr<const LayerStats>> merged;
-  for (const auto& [id, values] : more) {
-    std::shared_ptr<const LayerStats>& joint = merged[values.get()];
+  if (stats.empty()) {
+    stats = more;
+    return;
+  }
+  std::map<const LayerStats*, std::shared_ptr<const LayerStats>> joined;
+  for (const auto& [id, added] : more) {
+    std::shared_ptr<const LayerStats>& joint = joined[added.get()];
     if (!joint) {
-      const auto present = stats.find(id);
-      auto copy = std::make_shared<LayerStats>(present == stats.end() ? LayerStats{} : *present->second);
-      copy->tokens = values->tokens;
-      copy->values.insert(values->values.begin(), values->values.end());
-      joint = std::move(copy);
+      auto both = std::make_shared<LayerStats>();
+      both->tokens = added->tokens;
+      if (const auto present = stats.find(id); present != stats.end()) both->parts.push_back(present->second);
+      both->parts.push_back(added);
+      joint = std::move(both);
     }
     stats.insert_or_assign(id, joint);
   }
@@ -98,13 +103,14 @@ void BlockCollectors::observe_drift(const LinearWeights& linear, ConstActivation
 }
 
 CalibrationStats BlockCollectors::finish() {
+  const TimedScope timed("statistics are fetched");
   CalibrationStats stats;
   for (Site& site : sites_) {
     auto layer_stats = std::make_shared<LayerStats>();
     layer_stats->tokens = site.tokens;
-    const auto add = [&](const std::string& name, std::vector<float> values) {
-      if (!std::ranges::all_of(values, [](float value) { return std::isfinite(value); }))
-        fail("{}: statistic '{}' is not finite", site.layers.front()->id, name);
+    layer_stats->derived = std::make_shared<Derived>();
+    const auto add = [&](const std::string& name, PlainVector<float> values) {
+      if (!all_finite(values)) fail("{}: statistic '{}' is not finite", site.layers.front()->id, name);
       layer_stats->values.emplace(name, std::move(values));
     };
     for (auto& [name, collector] : site.collectors) add(name, collector->finish());

@@ -15,7 +15,8 @@ namespace grinqh {
 // By layer id; layers that share an input share their statistics.
 using CalibrationStats = std::map<std::string, std::shared_ptr<const LayerStats>, std::less<>>;
 
-// `stats` with the values of `more` added. Both have the same layers, or `stats` has none.
+// `stats` with the values of `more` added. Both have the same layers, or `stats` has none: it then shares
+// them. Neither is copied.
 void add_statistics(const CalibrationStats& more, CalibrationStats& stats);
 
 // Of two sets of tokens: the statistics of both together, for layers and names that both have. Names that no

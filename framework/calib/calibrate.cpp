@@ -5,9 +5,12 @@
 #include <optional>
 
 #include "calib/gradients.h"
+#include "calib/memory_plan.h"
 #include "calib/residual_stream.h"
 #include "core/progress.h"
 #include "core/text.h"
+#include "core/timed_scope.h"
+#include "runtime/backend.h"
 
 namespace grinqh {
 
@@ -58,6 +61,11 @@ CalibrationStats gradients_for(const Transformer& transformer, const Quantizer& 
                           plan.layers, plan.gradient_store);
 }
 
+MatrixBuffer<float> float_weight(const LinearWeights& layer) {
+  const TimedScope timed("weights to float");
+  return to_float(layer.weight);
+}
+
 // Calls visit(task) for every covered layer of the sites.
 template <class Visit>
 void visit_layers(const Sites& sites, const CalibrationPlan& plan, const CalibrationStats& stats,
@@ -67,7 +75,7 @@ void visit_layers(const Sites& sites, const CalibrationPlan& plan, const Calibra
     for (const LinearWeights* layer : layers) {
       if (!covered(plan, layer->id)) continue;
       const auto found = stats.find(layer->id);
-      const MatrixBuffer<float> weight = to_float(layer->weight);
+      const MatrixBuffer<float> weight = float_weight(*layer);
       visit(LinearTask{layer->id, weight.view(), found == stats.end() ? kNothing : *found->second});
     }
 }
@@ -75,41 +83,62 @@ void visit_layers(const Sites& sites, const CalibrationPlan& plan, const Calibra
 // Inputs of a block's layers for one batch, as the float model has them.
 using FloatInputs = std::map<const LinearWeights*, Tensor>;
 
-// The walk over the blocks. The stream carries what blocks see; the float model's stream beside it is only
-// there if a statistic compares the two.
+// A residual stream that has come as far as some block.
+class MovingStream {
+ public:
+  MovingStream(const Transformer& transformer, Matrix<const int32_t> windows)
+      : stream_(transformer, windows) {}
+
+  ResidualStream* operator->() { return &stream_; }
+  // Moves on through the block that it stands before.
+  void pass(int64_t block, LinearExecutor& linears) {
+    for (size_t batch = 0; batch < stream_.batches(); ++batch)
+      stream_.run(block, batch, linears, ResidualStream::Output::keep);
+    next_ = block + 1;
+  }
+  void passed(int64_t block) { next_ = block + 1; }
+  int64_t next() const { return next_; }
+
+ private:
+  ResidualStream stream_;
+  int64_t next_ = 0;  // the block that it stands before
+};
+
+// The walk over the blocks. The stream carries what blocks see; it is made, and moves, when a statistic is to
+// be collected. The float model's stream beside it is only there if a statistic compares the two.
 class Walk {
  public:
   Walk(const Transformer& transformer, const CalibrationPlan& plan, int64_t passes)
       : transformer_(transformer),
         plan_(plan),
-        stream_(transformer, plan.windows),
-        progress_("calibrating", stream_.tokens() * transformer.blocks() * passes, "tokens") {}
+        progress_("calibrating", plan.windows.rows * plan.windows.cols * transformer.blocks() * passes,
+                  "tokens") {}
 
   // Statistics of the float model's block, from the store as far as it has them. The stream must be the float
-  // model's; it moves on if `advance`.
+  // model's; where something is collected it moves on if `advance`.
   CalibrationStats float_statistics(int64_t block, const CollectorNames& names, bool advance) {
     CalibrationStats stats = plan_.store ? plan_.store->load(block) : CalibrationStats{};
     CollectorNames missing = names;
     if (!stats.empty())
-      for (const auto& [name, values] : stats.begin()->second->values) missing.erase(name);
+      std::erase_if(missing, [&](const auto& name) { return stats.begin()->second->has(name); });
+    if (missing.empty()) return stats;
+    for (const std::string& name : plan_.also)
+      if (stats.empty() || !stats.begin()->second->has(name)) missing.insert(name);
     const auto linears = transformer_.float_linears();
-    if (!missing.empty()) {
-      CalibrationStats collected = collect(block, *linears, inputs_of(weights(block)), missing, advance);
-      if (plan_.store) plan_.store->save(block, collected);
-      add_statistics(collected, stats);
-    } else if (advance) {
-      run(block, *linears);
-    }
+    while (stream().next() < block) run(stream().next(), *linears);
+    const CalibrationStats collected = collect(block, *linears, inputs_of(weights(block)), missing, advance);
+    if (plan_.store) plan_.store->save(block, collected);
+    add_statistics(collected, stats);
     return stats;
   }
 
   // Runs the block with `linears` and collects at the sites.
   CalibrationStats collect(int64_t block, LinearExecutor& linears, const Sites& sites,
                            const CollectorNames& names, bool advance) {
+    const TimedScope timed("collecting");
     BlockCollectors collectors(transformer_, sites, names);
     const bool drift = collectors.needs_drift();
-    if (drift && !float_stream_) float_stream_.emplace(transformer_, plan_.windows);
-    for (size_t batch = 0; batch < stream_.batches(); ++batch) {
+    for (size_t batch = 0; batch < stream()->batches(); ++batch) {
       FloatInputs float_inputs;
       if (drift) float_inputs = inputs_of_float_model(block, batch, collectors);
       ObservedLinears observed(linears, [&](const LinearWeights& linear, ConstActivations x) {
@@ -119,48 +148,46 @@ class Walk {
           collectors.observe_drift(linear, x, x_float->second);
         }
       });
-      stream_.run(block, batch, observed,
-                  advance ? ResidualStream::Output::keep : ResidualStream::Output::discard);
-      progress_.advance(stream_.rows(batch));
+      stream()->run(block, batch, observed,
+                    advance ? ResidualStream::Output::keep : ResidualStream::Output::discard);
+      progress_.advance(stream()->rows(batch));
     }
+    if (advance) stream().passed(block);
     return collectors.finish();
   }
 
   // Moves the stream on.
   void run(int64_t block, LinearExecutor& linears) {
-    for (size_t batch = 0; batch < stream_.batches(); ++batch) {
-      stream_.run(block, batch, linears, ResidualStream::Output::keep);
-      progress_.advance(stream_.rows(batch));
-    }
-  }
-
-  // After the last use of a block.
-  void leave(int64_t block) {
-    if (!float_stream_) return;
-    const auto linears = transformer_.float_linears();
-    for (size_t batch = 0; batch < float_stream_->batches(); ++batch)
-      float_stream_->run(block, batch, *linears, ResidualStream::Output::keep);
+    const TimedScope timed("moving on");
+    stream().pass(block, linears);
+    transformer_.synchronize();
+    progress_.advance(stream()->tokens());
   }
 
  private:
   const BlockWeights& weights(int64_t block) const {
     return transformer_.model().blocks[static_cast<size_t>(block)];
   }
+  MovingStream& stream() {
+    if (!stream_) stream_.emplace(transformer_, plan_.windows);
+    return *stream_;
+  }
 
   FloatInputs inputs_of_float_model(int64_t block, size_t batch, const BlockCollectors& collectors) {
-    FloatInputs inputs;
     const auto linears = transformer_.float_linears();
+    if (!float_stream_) float_stream_.emplace(transformer_, plan_.windows);
+    while (float_stream_->next() < block) float_stream_->pass(float_stream_->next(), *linears);
+    FloatInputs inputs;
     ObservedLinears observed(*linears, [&](const LinearWeights& linear, ConstActivations x) {
       if (collectors.watches(linear)) inputs.try_emplace(&linear, transformer_.copy_of(x));
     });
-    float_stream_->run(block, batch, observed, ResidualStream::Output::discard);
+    (*float_stream_)->run(block, batch, observed, ResidualStream::Output::discard);
     return inputs;
   }
 
   const Transformer& transformer_;
   const CalibrationPlan& plan_;
-  ResidualStream stream_;
-  std::optional<ResidualStream> float_stream_;
+  std::optional<MovingStream> stream_, float_stream_;
   Progress progress_;
 };
 
@@ -181,8 +208,29 @@ void survey(const Transformer& transformer, Quantizer& quantizer, const Calibrat
 
 }  // namespace
 
+namespace {
+
+void require_memory(const Transformer& transformer, const Quantizer& quantizer, const CalibrationPlan& plan) {
+  const std::optional<DeviceMemory> memory = device_memory(transformer.device());
+  if (!memory) return;
+  CalibrationSize size;
+  size.names = quantizer.needs();
+  size.names.merge(quantizer.survey_needs());
+  size.names.insert(plan.kept.begin(), plan.kept.end());
+  size.names.insert(plan.also.begin(), plan.also.end());
+  if (size.names.empty()) return;
+  size.tokens = plan.windows.rows * plan.windows.cols;
+  size.batch_tokens = std::min(size.tokens, transformer.batch_tokens());
+  size.gradient_tokens = std::min(size.tokens, transformer.gradient_tokens());
+  size.element_bytes = transformer.device().arithmetic == Arithmetic::float32 ? 4 : 2;
+  require_memory(transformer.model().folder.string(), calibration_memory(transformer.model(), size), *memory);
+}
+
+}  // namespace
+
 Calibrated calibrate_and_quantize(const Transformer& transformer, Quantizer& quantizer,
                                   const CalibrationPlan& plan) {
+  require_memory(transformer, quantizer, plan);
   const CalibrationStats gradients = gradients_for(transformer, quantizer, plan);
   if (quantizer.surveys()) survey(transformer, quantizer, plan, gradients);
   Calibrated result;
@@ -192,6 +240,8 @@ Calibrated calibrate_and_quantize(const Transformer& transformer, Quantizer& qua
     visit_layers(sites, plan, stats, [&](LinearTask task) {
       std::map<std::string, double> notes;
       task.notes = &notes;
+      const TimedScope timed("quantizing");
+      result.derived.emplace(task.id, std::make_shared<Derived>());
       result.model.layers.emplace(task.id, quantizer.quantize(task));
       if (!notes.empty()) result.notes.emplace(task.id, std::move(notes));
     });
@@ -226,7 +276,6 @@ Calibrated calibrate_and_quantize(const Transformer& transformer, Quantizer& qua
       const auto quantized = transformer.quantized_linears(result.model, nullptr);
       walk.run(block, *quantized);
     }
-    walk.leave(block);
   }
   return result;
 }

@@ -37,6 +37,8 @@ struct CalibrationPlan {
   CalibrationInputs inputs = CalibrationInputs::quantized;
   // Statistics that the result holds on to, for policies; the quantizer's own are dropped block by block.
   CollectorNames kept;
+  // Statistics of the float model that the store is to get as well where a block is run for others.
+  CollectorNames also;
   std::vector<std::string> layers = {"*"};          // patterns of the layers to quantize
   const StatisticsStore* store = nullptr;           // of this model and these windows
   const StatisticsStore* gradient_store = nullptr;  // the same for statistics of gradients
@@ -50,6 +52,9 @@ struct Calibrated {
   QuantizedModel model;
   CalibrationStats stats;
   LayerNotes notes;  // of layers that have any
+  // Of each layer: what policies compute from its weights and statistics, for other policies on the same
+  // weights.
+  std::map<std::string, std::shared_ptr<Derived>, std::less<>> derived;
 };
 
 // Collects and quantizes; with nothing to collect no window is looked at. A quantizer that surveys sees the

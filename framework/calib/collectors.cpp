@@ -33,7 +33,7 @@ class MagnitudeHistogram final : public Collector {
     });
   }
 
-  std::vector<float> finish() override { return {counts_.begin(), counts_.end()}; }
+  PlainVector<float> finish() override { return {counts_.begin(), counts_.end()}; }
   Merge merge() const override { return Merge::sum; }
 
  private:
@@ -62,8 +62,8 @@ class SignedHistogram final : public Collector {
     tokens_ += x.rows;
   }
 
-  std::vector<float> finish() override {
-    std::vector<float> means;
+  PlainVector<float> finish() override {
+    PlainVector<float> means;
     for (const double sum : sums_) means.push_back(static_cast<float>(sum / static_cast<double>(tokens_)));
     return means;
   }
@@ -89,8 +89,8 @@ class SecondMoment final : public Collector {
     tokens_ += x.rows;
   }
 
-  std::vector<float> finish() override {
-    std::vector<float> mean(static_cast<size_t>(sum_.size()));
+  PlainVector<float> finish() override {
+    PlainVector<float> mean(static_cast<size_t>(sum_.size()));
     const int64_t in = sum_.rows();
     for (int64_t i = 0; i < in; ++i)
       for (int64_t j = i; j < in; ++j) {
@@ -142,8 +142,8 @@ class MeanMagnitude final : public ChannelMagnitude<Sum> {
     void fields(V&) {}
   };
   explicit MeanMagnitude(Options) {}
-  std::vector<float> finish() override {
-    std::vector<float> mean;
+  PlainVector<float> finish() override {
+    PlainVector<float> mean;
     for (const double sum : values_) mean.push_back(static_cast<float>(sum / static_cast<double>(tokens_)));
     return mean;
   }
@@ -156,7 +156,7 @@ class MaxMagnitude final : public ChannelMagnitude<Maximum> {
     void fields(V&) {}
   };
   explicit MaxMagnitude(Options) {}
-  std::vector<float> finish() override { return {values_.begin(), values_.end()}; }
+  PlainVector<float> finish() override { return {values_.begin(), values_.end()}; }
   Merge merge() const override { return Merge::largest; }
 };
 
@@ -181,8 +181,8 @@ class InputDrift final : public DriftCollector {
     tokens_ += x.rows;
   }
 
-  std::vector<float> finish() override {
-    std::vector<float> mean(static_cast<size_t>(sum_.size()));
+  PlainVector<float> finish() override {
+    PlainVector<float> mean(static_cast<size_t>(sum_.size()));
     for (size_t i = 0; i < mean.size(); ++i)
       mean[i] = static_cast<float>(sum_.data()[i] / static_cast<double>(tokens_));
     sum_ = {};

@@ -27,7 +27,7 @@ class FisherDiagonal final : public GradientCollector {
   void observe(ConstActivations inputs, ConstActivations gradients) override {
     const Matrix<const float> x = inputs.matrix(), dy = gradients.matrix();
     constexpr int64_t kTile = 256;
-    sum_.resize(static_cast<size_t>(dy.cols * x.cols));
+    sum_.resize(static_cast<size_t>(dy.cols * x.cols), 0.0f);
     const Matrix<float> sum(sum_.data(), dy.cols, x.cols);
     const int64_t across = (x.cols + kTile - 1) / kTile;
     const float share = 1.0f / static_cast<float>(x.rows - 1);
@@ -45,14 +45,14 @@ class FisherDiagonal final : public GradientCollector {
     ++sequences_;
   }
 
-  std::vector<float> finish() override {
+  PlainVector<float> finish() override {
     const float share = 1.0f / static_cast<float>(sequences_);
     for (float& value : sum_) value *= share;
     return std::move(sum_);
   }
 
  private:
-  std::vector<float> sum_;  // [out, in]
+  PlainVector<float> sum_;  // [out, in]
   int64_t sequences_ = 0;
 };
 
@@ -80,8 +80,8 @@ class OutputGradient final : public GradientCollector {
     predictions_ += dy.rows - 1;
   }
 
-  std::vector<float> finish() override {
-    std::vector<float> mean;
+  PlainVector<float> finish() override {
+    PlainVector<float> mean;
     for (const double sum : sum_) mean.push_back(static_cast<float>(sum / static_cast<double>(predictions_)));
     return mean;
   }

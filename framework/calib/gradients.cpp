@@ -1,9 +1,10 @@
 #include "calib/gradients.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "calib/make_collector.h"
+#include "core/dtype.h"
+#include "core/timed_scope.h"
 #include "core/progress.h"
 #include "core/text.h"
 #include "quant/gradient_collector.h"
@@ -20,9 +21,8 @@ std::shared_ptr<const LayerStats> finish(const std::string& layer, const LayerCo
   auto stats = std::make_shared<LayerStats>();
   stats->tokens = tokens;
   for (const auto& [name, collector] : collectors) {
-    std::vector<float> values = collector->finish();
-    if (!std::ranges::all_of(values, [](float value) { return std::isfinite(value); }))
-      fail("{}: statistic '{}' is not finite", layer, name);
+    PlainVector<float> values = collector->finish();
+    if (!all_finite(values)) fail("{}: statistic '{}' is not finite", layer, name);
     stats->values.emplace(name, std::move(values));
   }
   return stats;
@@ -46,6 +46,7 @@ bool is_gradient_statistic(const std::string& name) {
 
 CalibrationStats collect_gradients(const Transformer& transformer, Matrix<const int32_t> windows,
                                    const CollectorNames& names, const std::vector<std::string>& layers) {
+  const TimedScope timed("gradients");
   check(windows.cols >= 2, "a window of gradients has a token to predict");
   std::map<std::string, LayerCollectors, std::less<>> collectors;  // by layer
   for (int64_t block = 0; block < transformer.blocks(); ++block)
@@ -71,6 +72,7 @@ CalibrationStats collect_gradients(const Transformer& transformer, Matrix<const 
                  });
     progress.advance(batch.rows());
   }
+  const TimedScope fetched("gradients are fetched");
   CalibrationStats stats;
   for (const auto& [layer, each] : collectors) stats.emplace(layer, finish(layer, each, tokens));
   return stats;
@@ -87,7 +89,7 @@ CalibrationStats stored_gradients(const Transformer& transformer, Matrix<const i
     for (const std::string& layer : covered_layers(transformer, block, layers)) {
       const auto found = stored.back().find(layer);
       for (const std::string& name : names)
-        if (found == stored.back().end() || !found->second->values.contains(name)) missing.insert(name);
+        if (found == stored.back().end() || !found->second->has(name)) missing.insert(name);
     }
   }
   CalibrationStats collected;

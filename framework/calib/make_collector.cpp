@@ -10,7 +10,7 @@ class Fetching final : public Collector {
   Fetching(const Transformer& transformer, std::unique_ptr<Collector> inner)
       : transformer_(transformer), inner_(std::move(inner)) {}
   void observe(ConstActivations x) override { inner_->observe(transformer_.to_host(x)); }
-  std::vector<float> finish() override { return inner_->finish(); }
+  PlainVector<float> finish() override { return inner_->finish(); }
 
  private:
   const Transformer& transformer_;
@@ -26,7 +26,7 @@ class FetchingPairs final : public Base {
   void observe(ConstActivations x, ConstActivations other) override {
     inner_->observe(transformer_.to_host(x), transformer_.to_host(other));
   }
-  std::vector<float> finish() override { return inner_->finish(); }
+  PlainVector<float> finish() override { return inner_->finish(); }
 
  private:
   const Transformer& transformer_;

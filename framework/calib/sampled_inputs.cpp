@@ -28,8 +28,8 @@ class SampledInputs final : public Collector {
 
   Merge merge() const override { return Merge::sample; }
 
-  std::vector<float> finish() override {
-    std::vector<float> values;
+  PlainVector<float> finish() override {
+    PlainVector<float> values;
     for (const std::vector<float>& row : rows_) values.insert(values.end(), row.begin(), row.end());
     rows_.clear();
     return values;

@@ -1,7 +1,7 @@
 // What methods may have computed elsewhere than on the CPU: the linear algebra that is heavy at the size of
 // large layers. Methods call the free functions inverse_cholesky(), symmetric_eigen(), product_*() and
-// round_with_feedback(), optimal_clusters() and search_clips(), which ask here; there is one text of every
-// method.
+// round_with_feedback(), cluster_rows(), level_errors() and search_clips(), which ask here; there is one text
+// of every method.
 #pragma once
 
 #include <memory>
@@ -13,9 +13,10 @@
 
 namespace grinqh {
 
-struct ClipTask;       // quant/clip_search.h
-struct FeedbackTask;   // quant/column_feedback.h
-struct PartitionTask;  // quant/weighted_kmeans.h
+struct ClipTask;      // quant/clip_search.h
+struct FeedbackTask;  // quant/column_feedback.h
+struct ClusterTask;   // quant/nested_clusters.h
+struct LevelTask;     // quant/grading_rule.h
 
 // Takes and gives matrices of the host. Functions mean what the free ones of the same names say, to the
 // rounding of their arithmetic, give the same result in every run, and may be called from several threads.
@@ -31,7 +32,8 @@ class Accelerator {
   virtual void search_clips(const ClipTask& task) = 0;
   // Rounding that is plain data; one by a host callback never comes here.
   virtual void round_with_feedback(const FeedbackTask& task) = 0;
-  virtual void partition_rows(const PartitionTask& task) = 0;
+  virtual void cluster_rows(const ClusterTask& task) = 0;
+  virtual void level_errors(const LevelTask& task) = 0;
 };
 
 // The one that is installed in this process, or null.

@@ -66,6 +66,7 @@ TensorView generated_tensor(std::vector<int64_t> shape, const GeneratedValues& v
 
 // Index of the first element that is NaN or infinite, or -1.
 int64_t find_non_finite(const TensorView& tensor);
+bool all_finite(std::span<const float> values);
 
 // The nearest value of the type, ties to even.
 float rounded_to(DType type, float value);

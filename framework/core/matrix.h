@@ -3,11 +3,11 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdlib>
 #include <memory>
-#include <new>
 #include <span>
 #include <type_traits>
+
+#include "core/blocks.h"
 
 namespace grinqh {
 
@@ -46,7 +46,10 @@ class MatrixBuffer {
 
  public:
   MatrixBuffer() = default;
-  MatrixBuffer(int64_t rows, int64_t cols) : rows_(rows), cols_(cols), data_(allocate(rows * cols)) {}
+  MatrixBuffer(int64_t rows, int64_t cols) : rows_(rows), cols_(cols) {
+    const size_t bytes = static_cast<size_t>(rows * cols) * sizeof(T);
+    data_ = {static_cast<T*>(take_block(bytes)), Free{bytes}};
+  }
 
   static MatrixBuffer zeroed(int64_t rows, int64_t cols) {
     MatrixBuffer buffer(rows, cols);
@@ -66,15 +69,9 @@ class MatrixBuffer {
 
  private:
   struct Free {
-    void operator()(T* p) const { std::free(p); }
+    size_t bytes = 0;
+    void operator()(T* p) const { give_block(p, bytes); }
   };
-  static T* allocate(int64_t count) {
-    constexpr size_t kAlignment = 64;
-    const size_t bytes = (static_cast<size_t>(count) * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
-    void* p = std::aligned_alloc(kAlignment, bytes ? bytes : kAlignment);
-    if (!p) throw std::bad_alloc();
-    return static_cast<T*>(p);
-  }
 
   int64_t rows_ = 0;
   int64_t cols_ = 0;

@@ -19,6 +19,10 @@ std::string duration(double seconds) {
 
 }  // namespace
 
+void Progress::note(const std::string& line) {
+  if (progress_enabled) fmt::print(stderr, "{}\n", line);
+}
+
 void Progress::set_enabled(bool enabled) { progress_enabled = enabled; }
 
 Progress::Progress(std::string label, int64_t total, std::string unit)

@@ -17,6 +17,8 @@ class Progress {
   Progress& operator=(const Progress&) = delete;
 
   void advance(int64_t count);
+  // A line about something that is done, where progress is shown.
+  static void note(const std::string& line);
   static void set_enabled(bool enabled);  // off: nothing is printed (--quiet, tests)
 
  private:

@@ -1,19 +1,18 @@
 #include "cuda/accelerator.h"
 
-#include <algorithm>
 #include <mutex>
 #include <vector>
 
 #include "core/error.h"
-#include "core/parallel.h"
+#include "core/timed_scope.h"
 #include "cuda/clip_search.h"
 #include "cuda/factor_kernels.h"
+#include "cuda/layer_clusters.h"
+#include "cuda/layer_errors.h"
 #include "cuda/layer_feedback.h"
 #include "cuda/memory.h"
 #include "cuda/solver.h"
 #include "cuda/transfers.h"
-#include "cuda/weighted_kmeans.h"
-#include "quant/weighted_kmeans.h"
 
 namespace grinqh::cuda {
 
@@ -59,6 +58,7 @@ class CudaAccelerator final : public Accelerator {
   std::string name() const override { return name_; }
 
   InverseFactor inverse_cholesky(Matrix<const float> h, double damping) override {
+    const TimedScope timed("device: factors");
     const std::lock_guard lock(mutex_);
     const DeviceScope scope(device_);
     const int64_t n = h.rows;
@@ -79,6 +79,7 @@ class CudaAccelerator final : public Accelerator {
   }
 
   SymmetricEigen symmetric_eigen(Matrix<const double> matrix) override {
+    const TimedScope timed("device: eigenvectors");
     const std::lock_guard lock(mutex_);
     const DeviceScope scope(device_);
     const int64_t n = matrix.rows;
@@ -106,48 +107,31 @@ class CudaAccelerator final : public Accelerator {
   }
 
   void search_clips(const ClipTask& task) override {
+    const TimedScope timed("device: clips");
     const std::lock_guard lock(mutex_);
     const DeviceScope scope(device_);
     cuda::search_clips(task, solver_, transfers_, stream_);
   }
 
   void round_with_feedback(const FeedbackTask& task) override {
+    const TimedScope timed("device: feedback");
     const std::lock_guard lock(mutex_);
     const DeviceScope scope(device_);
     round_layer(task, solver_, transfers_, stream_);
   }
 
-  void partition_rows(const PartitionTask& task) override {
+  void cluster_rows(const ClusterTask& task) override {
+    const TimedScope timed("device: clusters");
     const std::lock_guard lock(mutex_);
     const DeviceScope scope(device_);
-    const auto count = static_cast<int64_t>(task.rows.size());
-    check(task.borders.rows == count && task.borders.cols == task.k + 1, "partition: shapes");
-    std::vector<int64_t> offsets{0};
-    PartitionRows rows;
-    for (const SortedRow& row : task.rows) {
-      check(row.size() >= task.k, "partition: as many values as clusters");
-      offsets.push_back(offsets.back() + row.size() + 1);
-      rows.most_sums = std::max(rows.most_sums, row.size() + 1);
-    }
-    rows.count = count;
-    MatrixBuffer<double> sums(2, offsets.back());  // of weights, of moments
-    parallel_for(count, [&](int64_t r) {
-      const SortedRow& row = task.rows[static_cast<size_t>(r)];
-      const int64_t at = offsets[static_cast<size_t>(r)];
-      std::ranges::copy(row.weight_sums(), sums.row(0) + at);
-      std::ranges::copy(row.moment_sums(), sums.row(1) + at);
-    });
-    const Array<double> uploaded(sums.size(), stream_);
-    transfers_.upload(Matrix<const double>(sums.view()), uploaded.data(), stream_);
-    const Array<int64_t> starts(count + 1, stream_);
-    transfers_.upload(Matrix<const int64_t>(offsets.data(), 1, count + 1), starts.data(), stream_);
-    rows.weight_sums = uploaded.data();
-    rows.moment_sums = uploaded.data() + offsets.back();
-    rows.offsets = starts.data();
-    const Bytes workspace(partition_workspace(rows, task.k), stream_);
-    const Array<int> borders(task.borders.rows * task.borders.cols, stream_);
-    partition(rows, task.k, workspace.data(), borders.data(), stream_);
-    transfers_.download(borders.data(), task.borders, stream_);
+    cluster_layer(task, transfers_, stream_);
+  }
+
+  void level_errors(const LevelTask& task) override {
+    const TimedScope timed("device: level errors");
+    const std::lock_guard lock(mutex_);
+    const DeviceScope scope(device_);
+    find_level_errors(task, transfers_, stream_);
   }
 
  private:

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "core/parallel.h"
 #include "cuda/moments.h"
 #include "cuda/ops.h"
 #include "cuda/transformer.h"
@@ -17,6 +18,13 @@ const Context& context_of(const Transformer& transformer) {
   return dynamic_cast<const DeviceTransformer&>(transformer).context();
 }
 
+template <class T>
+PlainVector<T> fetched(const Context& context, const T* values, int64_t count) {
+  PlainVector<T> host(static_cast<size_t>(count));
+  context.transfers().download(values, Matrix<T>(host.data(), 1, count), context.stream());
+  return host;
+}
+
 // A sum in device memory that begins at zero with the first batch.
 template <class T>
 class Sum {
@@ -28,11 +36,8 @@ class Sum {
     }
     return values_.data();
   }
-  std::vector<T> take(const Context& context) {
-    std::vector<T> host(static_cast<size_t>(values_.count()));
-    if (!host.empty())
-      to_host(values_.data(), host.data(), values_.count() * static_cast<int64_t>(sizeof(T)),
-              context.stream());
+  PlainVector<T> take(const Context& context) {
+    PlainVector<T> host = fetched(context, values_.data(), values_.count());
     values_ = {};
     return host;
   }
@@ -43,8 +48,8 @@ class Sum {
   Array<T> values_;
 };
 
-std::vector<float> means(const std::vector<double>& sums, int64_t count) {
-  std::vector<float> result;
+PlainVector<float> means(const PlainVector<double>& sums, int64_t count) {
+  PlainVector<float> result;
   result.reserve(sums.size());
   for (const double sum : sums) result.push_back(static_cast<float>(sum / static_cast<double>(count)));
   return result;
@@ -56,8 +61,8 @@ class MagnitudeHistogram final : public Collector {
   void observe(ConstActivations x) override {
     add_histogram(view(x), counts_.of(context_, x.cols * kHistogramBins), context_.stream());
   }
-  std::vector<float> finish() override {
-    const std::vector<uint32_t> counts = counts_.take(context_);
+  PlainVector<float> finish() override {
+    const PlainVector<uint32_t> counts = counts_.take(context_);
     return {counts.begin(), counts.end()};
   }
 
@@ -73,7 +78,7 @@ class SignedHistogram final : public Collector {
     add_signed_histogram(view(x), sums_.of(context_, x.cols * kHistogramBins), context_.stream());
     tokens_ += x.rows;
   }
-  std::vector<float> finish() override { return means(sums_.take(context_), tokens_); }
+  PlainVector<float> finish() override { return means(sums_.take(context_), tokens_); }
 
  private:
   const Context& context_;
@@ -87,28 +92,54 @@ class GramSum {
   explicit GramSum(const Context& context) : context_(context) {}
 
   void add(ConstView left, ConstView right) {
-    const int64_t rows = left.cols, cols = right.cols;
-    if (part_.count() == 0) part_ = context_.array<float>(rows * cols);
-    context_.gemm().tn(left, right, {part_.data(), rows, cols, cols, Type::f32}, 1.0f, 0.0f,
-                       context_.stream());
-    add_to_double(part_.data(), sum_.of(context_, rows * cols), rows * cols, context_.stream());
-    tokens_ += left.rows;
-    size_ = rows;
+    multiply(left, right, part(left.cols));
+    take_part(left.rows);
+  }
+  // x^T x, of which the upper triangle counts: some rows at a time, from the block on the diagonal on.
+  void add_square(ConstView x) {
+    constexpr int64_t kPanels = 4, kUnit = 128;
+    const int64_t size = x.cols, step = std::max(kUnit, (size / kPanels + kUnit - 1) / kUnit * kUnit);
+    const View all = part(size);
+    for (int64_t begin = 0; begin < size; begin += step) {
+      const int64_t end = std::min(begin + step, size);
+      multiply(cols_between(x, begin, end), cols_between(x, begin, size),
+               all.rows_between(begin, end).cols_between(begin, size));
+    }
+    take_part(x.rows);
   }
   // The mean over tokens; both halves alike if `symmetric`. [size, size]
-  std::vector<float> finish(bool symmetric) {
-    std::vector<float> host(static_cast<size_t>(size_ * size_));
-    if (host.empty()) return host;
+  PlainVector<float> finish(bool symmetric) {
+    if (size_ == 0) return {};
     scale_to_float(sum_.data(), 1.0 / static_cast<double>(tokens_), size_, symmetric, part_.data(),
                    context_.stream());
-    to_host(part_.data(), host.data(), size_ * size_ * static_cast<int64_t>(sizeof(float)),
-            context_.stream());
+    PlainVector<float> host = fetched(context_, part_.data(), size_ * size_);
     sum_.drop();
     part_ = {};
     return host;
   }
 
  private:
+  static ConstView cols_between(ConstView x, int64_t begin, int64_t end) {
+    x.data = static_cast<const char*>(x.data) + begin * size_of(x.type);
+    x.cols = end - begin;
+    return x;
+  }
+  View part(int64_t size) {
+    if (part_.count() == 0) {
+      part_ = context_.array<float>(size * size);
+      fill_zero(part_.data(), size * size * static_cast<int64_t>(sizeof(float)), context_.stream());
+      size_ = size;
+    }
+    return {part_.data(), size, size, size, Type::f32};
+  }
+  void multiply(ConstView left, ConstView right, View to) const {
+    context_.gemm().tn(left, right, to, 1.0f, 0.0f, context_.stream());
+  }
+  void take_part(int64_t tokens) {
+    add_to_double(part_.data(), sum_.of(context_, size_ * size_), size_ * size_, context_.stream());
+    tokens_ += tokens;
+  }
+
   const Context& context_;
   Array<float> part_;
   Sum<double> sum_;
@@ -118,8 +149,8 @@ class GramSum {
 class SecondMoment final : public Collector {
  public:
   explicit SecondMoment(const Transformer& transformer) : sum_(context_of(transformer)) {}
-  void observe(ConstActivations x) override { sum_.add(view(x), view(x)); }
-  std::vector<float> finish() override { return sum_.finish(true); }
+  void observe(ConstActivations x) override { sum_.add_square(view(x)); }
+  PlainVector<float> finish() override { return sum_.finish(true); }
 
  private:
   GramSum sum_;
@@ -134,7 +165,7 @@ class InputDrift final : public DriftCollector {
     subtract(view(x_float), view(x), view(drift.view()), context_.stream());
     sum_.add(view(drift.view()), view(x));
   }
-  std::vector<float> finish() override { return sum_.finish(false); }
+  PlainVector<float> finish() override { return sum_.finish(false); }
 
  private:
   const Context& context_;
@@ -148,7 +179,7 @@ class MeanMagnitude final : public Collector {
     add_magnitudes(view(x), sums_.of(context_, x.cols), nullptr, context_.stream());
     tokens_ += x.rows;
   }
-  std::vector<float> finish() override { return means(sums_.take(context_), tokens_); }
+  PlainVector<float> finish() override { return means(sums_.take(context_), tokens_); }
 
  private:
   const Context& context_;
@@ -162,7 +193,7 @@ class MaxMagnitude final : public Collector {
   void observe(ConstActivations x) override {
     add_magnitudes(view(x), nullptr, largest_.of(context_, x.cols), context_.stream());
   }
-  std::vector<float> finish() override { return largest_.take(context_); }
+  PlainVector<float> finish() override { return largest_.take(context_); }
 
  private:
   const Context& context_;
@@ -182,8 +213,8 @@ class SampledInputs final : public Collector {
     seen_ += x.rows;
   }
 
-  std::vector<float> finish() override {
-    std::vector<float> values;
+  PlainVector<float> finish() override {
+    PlainVector<float> values;
     for (const std::vector<float>& row : rows_) values.insert(values.end(), row.begin(), row.end());
     rows_.clear();
     return values;
@@ -230,14 +261,19 @@ class FisherDiagonal final : public GradientCollector {
     ++sequences_;
   }
 
-  std::vector<float> finish() override {
-    std::vector<float> mean = sum_.take(context_);
+  PlainVector<float> finish() override {
+    PlainVector<float> mean = sum_.take(context_);
     const float share = 1.0f / static_cast<float>(sequences_);
-    for (float& value : mean) value *= share;
+    const auto count = static_cast<int64_t>(mean.size());
+    parallel_for((count + kTask - 1) / kTask, [&](int64_t task) {
+      for (int64_t i = task * kTask; i < std::min((task + 1) * kTask, count); ++i)
+        mean[static_cast<size_t>(i)] *= share;
+    });
     return mean;
   }
 
  private:
+  static constexpr int64_t kTask = 1 << 20;
   const Context& context_;
   Sum<float> sum_;
   int64_t sequences_ = 0;
@@ -250,7 +286,7 @@ class OutputGradient final : public GradientCollector {
     add_squares(view(dy), sums_.of(context_, dy.cols), context_.stream());
     predictions_ += dy.rows - 1;
   }
-  std::vector<float> finish() override { return means(sums_.take(context_), predictions_); }
+  PlainVector<float> finish() override { return means(sums_.take(context_), predictions_); }
 
  private:
   const Context& context_;

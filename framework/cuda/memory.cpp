@@ -90,4 +90,17 @@ MemoryState memory_state() {
   return {static_cast<int64_t>(free), static_cast<int64_t>(total)};
 }
 
+DeviceMemory free_memory(int device) {
+  check_call(cudaSetDevice(device), "cudaSetDevice");
+  check_call(cudaDeviceSynchronize(), "cudaDeviceSynchronize");  // what was given back is there
+  cudaMemPool_t pool = nullptr;
+  uint64_t reserved = 0, used = 0;
+  check_call(cudaDeviceGetDefaultMemPool(&pool, device), "cudaDeviceGetDefaultMemPool");
+  check_call(cudaMemPoolGetAttribute(pool, cudaMemPoolAttrReservedMemCurrent, &reserved),
+             "cudaMemPoolGetAttribute");
+  check_call(cudaMemPoolGetAttribute(pool, cudaMemPoolAttrUsedMemCurrent, &used), "cudaMemPoolGetAttribute");
+  const MemoryState state = memory_state();
+  return {state.free + static_cast<int64_t>(reserved - used), state.total};
+}
+
 }  // namespace grinqh::cuda

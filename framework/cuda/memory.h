@@ -3,6 +3,7 @@
 
 #include <memory>
 
+#include "core/device_memory.h"
 #include "cuda/types.h"
 
 namespace grinqh::cuda {
@@ -57,5 +58,7 @@ struct MemoryState {
 MemoryState memory_state();
 // The most that `Bytes` of a device held at a time.
 int64_t peak_bytes(int device);
+// Of a device, what its pool keeps for coming allocations counted as free.
+DeviceMemory free_memory(int device);
 
 }  // namespace grinqh::cuda

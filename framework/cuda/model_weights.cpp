@@ -1,8 +1,11 @@
 #include "cuda/model_weights.h"
 
 #include <array>
+#include <chrono>
+#include <functional>
 
 #include "core/error.h"
+#include "core/progress.h"
 #include "cuda/generated_values.h"
 #include "cuda/ops.h"
 
@@ -46,13 +49,23 @@ void upload_into(const Context& context, const TensorView& tensor, const View& t
     upload_rows(context, to_float(tensor).data(), Type::f32, to);
 }
 
-int64_t elements_of(const Model& model) {
-  int64_t sum = model.embedding.elements() + (model.config.tied_head ? 0 : model.head.elements());
+// Of all matrices.
+int64_t sum_over(const Model& model, const std::function<int64_t(const TensorView&)>& count) {
+  int64_t sum = count(model.embedding) + (model.config.tied_head ? 0 : count(model.head));
   for (const BlockWeights& block : model.blocks)
     for (const LinearWeights* linear :
          {&block.q, &block.k, &block.v, &block.o, &block.gate, &block.up, &block.down})
-      sum += linear->weight.elements();
+      sum += count(linear->weight);
   return sum;
+}
+
+int64_t elements_of(const Model& model) { return sum_over(model, &TensorView::elements); }
+
+// As the host has them.
+int64_t stored_bytes(const Model& model) {
+  return sum_over(model, [](const TensorView& tensor) {
+    return tensor.generated ? 0 : tensor.elements() * grinqh::size_of(tensor.dtype);
+  });
 }
 
 }  // namespace
@@ -96,6 +109,7 @@ ModelWeights::ModelWeights(const Context& context, const Model& model) : tied_(m
         model.folder.string(), to_string(context.choice()), static_cast<double>(plan.weights) / (1 << 30),
         static_cast<double>(plan.activations) / (1 << 30), kLeastTokens,
         static_cast<double>(memory.free) / (1 << 30), static_cast<double>(memory.total) / (1 << 30));
+  const auto start = std::chrono::steady_clock::now();
   embedding_ = upload_matrix(context, model.embedding, type);
   if (!tied_) head_ = upload_matrix(context, model.head, type);
   for (const BlockWeights& block : model.blocks) {
@@ -104,6 +118,13 @@ ModelWeights::ModelWeights(const Context& context, const Model& model) : tied_(m
     upload_stack(context, std::array{&block.gate, &block.up});
     upload_stack(context, std::array{&block.down});
   }
+  context.synchronize();
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  constexpr int64_t kWorthALine = int64_t{1} << 30;
+  if (const int64_t sent = stored_bytes(model); sent >= kWorthALine)
+    Progress::note(fmt::format("{:.2f} GB of weights went to the device in {:.2f} s: {:.1f} GB/s",
+                               static_cast<double>(sent) * 1e-9, seconds,
+                               static_cast<double>(sent) * 1e-9 / seconds));
 }
 
 void ModelWeights::upload_stack(const Context& context, std::span<const LinearWeights* const> stack) {

@@ -328,7 +328,8 @@ const RegisterBackend backend{
      },
      [](const DeviceChoice& device) { return make_accelerator(device.index); },
      [](const DeviceChoice& device) { return device_description(device.index); }, make_kernel_bench,
-     [](const DeviceChoice& device) { return peak_bytes(device.index); }}};
+     [](const DeviceChoice& device) { return peak_bytes(device.index); },
+     [](const DeviceChoice& device) { return free_memory(device.index); }}};
 
 }  // namespace
 }  // namespace grinqh::cuda

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <set>
+#include <utility>
 
 #include "core/digest.h"
 #include "core/progress.h"
@@ -15,16 +16,20 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Written beside and renamed, so that what is there is whole.
-void write_artifact(const fs::path& path, const std::function<void(hdf5::Group&)>& fill) {
-  PartFile file(path);
-  hdf5::File h5 = hdf5::File::create(file.part());
+// Written beside; to be renamed, so that what is there is whole.
+std::unique_ptr<PartFile> write_part(const fs::path& path, const std::function<void(hdf5::Group&)>& fill) {
+  auto file = std::make_unique<PartFile>(path);
+  hdf5::File h5 = hdf5::File::create(file->part());
   {
     hdf5::Group root = h5.root();
     fill(root);
   }
   h5.close();
-  file.commit();
+  return file;
+}
+
+void write_artifact(const fs::path& path, const std::function<void(hdf5::Group&)>& fill) {
+  write_part(path, fill)->commit();
 }
 
 // Nothing if there is no such file or it cannot be read: it will be made again.
@@ -142,8 +147,13 @@ CalibrationStats read_stats(const hdf5::Group& from) {
     const hdf5::Group group = from.group(name);
     auto site = std::make_shared<LayerStats>();
     site->tokens = group.integer("tokens");
-    for (const std::string& statistic : group.children())
-      site->values.emplace(statistic, group.dataset(statistic).read<float>());
+    site->derived = std::make_shared<Derived>();
+    for (const std::string& statistic : group.children()) {
+      const hdf5::Dataset stored = group.dataset(statistic);
+      PlainVector<float>& values = site->values[statistic];
+      values.resize(static_cast<size_t>(stored.rows() * stored.cols()));
+      stored.read_rows<float>(0, stored.rows(), values);
+    }
     const std::string layers = group.text("layers");
     for (size_t begin = 0; begin < layers.size();) {
       const size_t end = std::min(layers.find('\n', begin), layers.size());
@@ -231,19 +241,26 @@ std::unique_ptr<StatisticsStore> ArtifactCache::statistics(const std::string& ke
   return std::make_unique<StoredStatistics>((folder_ / ("statistics-" + key)).string());
 }
 
+void ArtifactCache::finish() const {
+  for (std::future<void>& commit : std::exchange(commits_, {})) commit.get();
+}
+
 std::optional<CachedCalibration> ArtifactCache::load_calibration(const std::string& key) const {
+  finish();
   return read_artifact(path("quantized", key), [](hdf5::Group& root) {
     CachedCalibration cached;
     cached.seconds = root.real("seconds");
     cached.calibrated.notes = Json::parse(root.text("notes")).get<LayerNotes>();
     cached.calibrated.model = read_layers(root.group("layers"));
     cached.calibrated.stats = read_stats(root.group("statistics"));
+    for (const auto& [id, layer] : cached.calibrated.model.layers)
+      cached.calibrated.derived.emplace(id, std::make_shared<Derived>());
     return cached;
   });
 }
 
 void ArtifactCache::save_calibration(const std::string& key, const CachedCalibration& cached) const {
-  write_artifact(path("quantized", key), [&](hdf5::Group& root) {
+  std::unique_ptr<PartFile> file = write_part(path("quantized", key), [&](hdf5::Group& root) {
     root.set("seconds", cached.seconds);
     root.set("notes", Json(cached.calibrated.notes).dump());
     hdf5::Group layers = root.create_group("layers");
@@ -251,6 +268,8 @@ void ArtifactCache::save_calibration(const std::string& key, const CachedCalibra
     hdf5::Group statistics = root.create_group("statistics");
     write_stats(cached.calibrated.stats, statistics);
   });
+  // Gigabytes: the disk takes them while the weights are evaluated.
+  commits_.push_back(std::async(std::launch::async, [file = std::move(file)] { file->commit(); }));
 }
 
 std::optional<std::vector<double>> ArtifactCache::load_values(const std::string& key) const {

@@ -5,9 +5,11 @@
 
 #include <filesystem>
 #include <functional>
+#include <future>
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "calib/calibrate.h"
 #include "calib/schedule_trial.h"
@@ -23,6 +25,9 @@ struct CachedCalibration {
 class ArtifactCache {
  public:
   explicit ArtifactCache(std::filesystem::path folder) : folder_(std::move(folder)) {}
+  // Waits until everything is on the disk, which goes on after quantized weights were written. Error if it
+  // failed.
+  void finish() const;
 
   // Each returns what is stored under the key, or computes and stores it. A damaged file counts as absent.
   MatrixBuffer<int32_t> windows(const std::string& key,
@@ -43,6 +48,7 @@ class ArtifactCache {
  private:
   std::filesystem::path path(const std::string& stage, const std::string& key) const;
   std::filesystem::path folder_;
+  mutable std::vector<std::future<void>> commits_;
 };
 
 // Named values of one context in the cache: what policies find out by trial.

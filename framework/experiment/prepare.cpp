@@ -2,12 +2,12 @@
 
 #include "calib/block_trial.h"
 #include "core/registry.h"
+#include "core/timed_scope.h"
 
 namespace grinqh {
 
 std::unique_ptr<PrecisionPolicy> prepare_policy(const MethodSpec& method, const Transformer& transformer,
                                                 const Calibrated& calibrated, Matrix<const int32_t> windows) {
-  static const LayerStats kNothing;
   auto policy = Registry<PrecisionPolicy>::get().make(method.policy.name, method.policy.settings);
   for (const BlockWeights& block : transformer.model().blocks)
     for (const auto& layers : inputs_of(block))
@@ -15,11 +15,21 @@ std::unique_ptr<PrecisionPolicy> prepare_policy(const MethodSpec& method, const 
         const auto quantized = calibrated.model.layers.find(layer->id);
         if (quantized == calibrated.model.layers.end()) continue;
         const auto stats = calibrated.stats.find(layer->id);
+        const TimedScope timed("policy sees layers");
         const MatrixBuffer<float> weight = to_float(layer->weight);
-        policy->prepare({layer->id, weight, stats == calibrated.stats.end() ? kNothing : *stats->second},
-                        *quantized->second);
+        LayerStats of_layer;
+        if (stats != calibrated.stats.end()) {
+          of_layer.tokens = stats->second->tokens;
+          of_layer.parts = {stats->second};
+        }
+        if (const auto kept = calibrated.derived.find(layer->id); kept != calibrated.derived.end())
+          of_layer.derived = kept->second;
+        policy->prepare({layer->id, weight, of_layer}, *quantized->second);
       }
-  policy->allot();
+  {
+    const TimedScope timed("policy allots");
+    policy->allot();
+  }
   tune_on_blocks(transformer, calibrated.model, windows, *policy);
   return policy;
 }

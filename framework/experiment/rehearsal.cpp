@@ -23,7 +23,7 @@ LayerStats random_statistics(const CollectorNames& names, int64_t out, int64_t i
   const MatrixBuffer<float> x = random_matrix(kTokens, in, 1), x_float = random_matrix(kTokens, in, 3);
   LayerStats stats;
   stats.tokens = kTokens;
-  const auto collect = [&](const std::string& name) {
+  const auto collect = [&](const std::string& name) -> PlainVector<float> {
     if (Registry<DriftCollector>::get().contains(name)) {
       const auto collector = Registry<DriftCollector>::get().make(name);
       collector->observe(x, x_float);

@@ -5,14 +5,17 @@
 #include <set>
 
 #include "calib/calibration_windows.h"
+#include "calib/gradients.h"
 #include "core/device.h"
 #include "core/digest.h"
 #include "core/registry.h"
 #include "core/text.h"
+#include "core/timed_scope.h"
 #include "experiment/plan.h"
 #include "experiment/prepare.h"
 #include "experiment/provenance.h"
 #include "experiment/rehearsal.h"
+#include "experiment/sweep_statistics.h"
 #include "experiment/transforms.h"
 #include "runtime/backend.h"
 #include "store/part_file.h"
@@ -35,8 +38,9 @@ class Stopwatch {
 // Cells of one model whose methods quantize its weights alike.
 struct QuantizationGroup {
   Json identity;
-  size_t first = 0;     // index of the first group with the same model and transforms
-  CollectorNames kept;  // statistics that policies need, pending or not: what is cached then fits any
+  size_t first = 0;      // index of the first group with the same model and transforms
+  CollectorNames kept;   // statistics that policies need, pending or not: what is cached then fits any
+  CollectorNames asked;  // of the float model, by quantizer and policies
   std::vector<const Cell*> pending;
 };
 
@@ -84,17 +88,22 @@ class Runner {
     if (outcome_.reused < static_cast<int64_t>(cells_.size())) PartFile(options_.folder / "writable");
     // Groups of one transformed model side by side, as it is made for them and dropped after.
     std::ranges::stable_sort(groups, {}, &QuantizationGroup::first);
+    std::erase_if(groups, [](const QuantizationGroup& group) { return group.pending.empty(); });
     const ModelStage* current = nullptr;
-    for (const QuantizationGroup& group : groups) {
-      if (group.pending.empty()) continue;
-      const ModelStage* stage = group.pending.front()->stage;
+    for (size_t i = 0; i < groups.size(); ++i) {
+      const ModelStage* stage = groups[i].pending.front()->stage;
       if (current && current != stage) {
         transformed_.reset();
         current->release();
       }
       current = stage;
-      run_group(group);
+      if (i == 0 || groups[i - 1].first != groups[i].first) statistics_.clear();
+      later_.clear();
+      for (size_t j = i + 1; j < groups.size() && groups[j].first == groups[i].first; ++j)
+        later_.insert(groups[j].asked.begin(), groups[j].asked.end());
+      run_group(groups[i]);
     }
+    cache_.finish();
     for (const Cell& cell : cells_)
       if (std::filesystem::exists(cell.path)) outcome_.results.push_back(cell.path);
     return outcome_;
@@ -111,12 +120,23 @@ class Runner {
                other.identity.value("transform", Json()) == identity.value("transform", Json());
       });
       const auto first = static_cast<size_t>(same - groups.begin());
-      group = groups.insert(groups.end(), {identity, first, {}, {}});
+      group = groups.insert(groups.end(), {identity, first, {}, {}, {}});
     }
-    group->kept.merge(Registry<PrecisionPolicy>::get()
-                          .make(cell.method->policy.name, cell.method->policy.settings)
-                          ->needs());
-    if (pending) group->pending.push_back(&cell);
+    const CollectorNames of_policy = Registry<PrecisionPolicy>::get()
+                                         .make(cell.method->policy.name, cell.method->policy.settings)
+                                         ->needs();
+    group->kept.insert(of_policy.begin(), of_policy.end());
+    if (!pending) return;
+    group->pending.push_back(&cell);
+    const auto quantizer =
+        Registry<Quantizer>::get().make(cell.method->quantizer.name, cell.method->quantizer.settings);
+    CollectorNames asked = quantizer->needs();
+    asked.insert(of_policy.begin(), of_policy.end());
+    // Blocks that see quantized ones have statistics of their own, but for gradients.
+    if (spec_.calibration.inputs == CalibrationInputs::quantized)
+      std::erase_if(asked, [](const std::string& name) { return !is_gradient_statistic(name); });
+    asked.merge(quantizer->survey_needs());
+    group->asked.merge(asked);
   }
 
   // Quantizes once, then evaluates method by method.
@@ -149,6 +169,10 @@ class Runner {
     plan.gradient_windows = spec_.calibration.gradient_windows;
     plan.gradient_context = spec_.calibration.gradient_context;
     plan.kept = group.kept;
+    if (plan.inputs == CalibrationInputs::floating) {
+      plan.also = later_;
+      std::erase_if(plan.also, is_gradient_statistic);
+    }
     plan.layers = cell.method->layers;
     const bool calibrates =
         !group.kept.empty() || !quantizer->needs().empty() || !quantizer->survey_needs().empty();
@@ -164,16 +188,26 @@ class Runner {
       plan.windows = windows.view();
     }
     const Transformer& transformer = subject(cell);
-    const auto store = cache_.statistics(statistics_key(stage, transformer.model()));
-    plan.store = store.get();
-    const auto gradient_store = cache_.statistics("gradients-" + statistics_key(stage, transformer.model()));
-    plan.gradient_store = gradient_store.get();
+    const std::string statistics = statistics_key(stage, transformer.model());
+    plan.store = shared_statistics(statistics, group.asked);
+    plan.gradient_store = shared_statistics("gradients-" + statistics, group.asked);
     const Stopwatch watch;
     CachedCalibration result;
     result.calibrated = calibrate_and_quantize(transformer, *quantizer, plan);
     result.seconds = watch.seconds();
-    if (calibrates) cache_.save_calibration(key, result);
+    if (calibrates) {
+      const TimedScope timed("quantized weights are stored");
+      cache_.save_calibration(key, result);
+    }
     return result;
+  }
+
+  // Of the model at hand.
+  const StatisticsStore* shared_statistics(const std::string& key, const CollectorNames& now) {
+    std::unique_ptr<SweepStatistics>& store = statistics_[key];
+    if (!store) store = std::make_unique<SweepStatistics>(cache_.statistics(key));
+    store->expect(now, later_);
+    return store.get();
   }
 
   // What the float model's statistics depend on.
@@ -187,6 +221,7 @@ class Runner {
 
   // The model that the cell's layers are those of.
   const Transformer& subject(const Cell& cell) {
+    const TimedScope timed("model is made ready");
     const ModelStage& stage = *cell.stage;
     const std::vector<PluginSpec>& transforms = cell.method->transforms;
     if (transforms.empty()) return stage.transformer();
@@ -288,6 +323,7 @@ class Runner {
     ResultWriter result(cell.path, cell.digest);
     write_row(cell, result);
     const Stopwatch watch;
+    const TimedScope timed("evaluation");
     evaluator->run({model, reference.get(), *cell.windows, cell.evaluation->prompt_tokens(),
                     fmt::format("[{}/{}] {}", cell.order + 1, cells_.size(), cell.name())},
                    result);
@@ -358,7 +394,9 @@ class Runner {
   std::map<std::string, std::string> environment_;
   std::vector<std::unique_ptr<ModelStage>> stages_;
   std::vector<Cell> cells_;
-  std::unique_ptr<TransformedStage> transformed_;  // of the group at hand
+  std::unique_ptr<TransformedStage> transformed_;                       // of the group at hand
+  std::map<std::string, std::unique_ptr<SweepStatistics>> statistics_;  // of the model at hand, by key
+  CollectorNames later_;  // what groups to come ask for of the same model
   RunOutcome outcome_;
 };
 

@@ -15,4 +15,18 @@ inline uint64_t transpose_bits(uint64_t x) {
   return x ^ t ^ (t << 28);
 }
 
+// Transposes an 8 x 8 matrix of bytes: byte r of word q goes to byte q of word r.
+inline void transpose_bytes(uint64_t (&words)[8]) {
+  constexpr uint64_t kLow[] = {0x00ff00ff00ff00ffull, 0x0000ffff0000ffffull, 0x00000000ffffffffull};
+  for (int round = 0; round < 3; ++round) {
+    const int step = 1 << round, shift = 8 * step;
+    for (int q = 0; q < 8; ++q) {
+      if (q & step) continue;
+      const uint64_t t = ((words[q] >> shift) ^ words[q + step]) & kLow[round];
+      words[q] ^= t << shift;
+      words[q + step] ^= t;
+    }
+  }
+}
+
 }  // namespace grinqh

@@ -2,8 +2,8 @@
 #pragma once
 
 #include <string_view>
-#include <vector>
 
+#include "core/plain_vector.h"
 #include "core/tensor.h"
 
 namespace grinqh {
@@ -17,7 +17,7 @@ class GradientCollector {
   // x: [tokens, in], dy: [tokens, out], the gradient in y of the sequence's next-token cross-entropy, summed
   // over its tokens - 1 predictions. The gradient in W is dy^T x; the last token predicts nothing.
   virtual void observe(ConstActivations x, ConstActivations dy) = 0;
-  virtual std::vector<float> finish() = 0;
+  virtual PlainVector<float> finish() = 0;
 };
 
 }  // namespace grinqh

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/accelerator.h"
 #include "core/error.h"
 #include "core/parallel.h"
 #include "quant/log_histogram.h"
@@ -27,6 +28,13 @@ MagnitudeDistribution distribution(std::span<const float> histogram, int64_t cha
 
 MatrixBuffer<double> level_errors(Matrix<const float> weight, const QuantizedLinear& quantized,
                                   std::span<const Level> levels, std::span<const float> row_weights) {
+  if (const auto installed = accelerator()) {
+    std::vector<Level> resolved;
+    for (const Level level : levels) resolved.push_back(level == 0 ? level : quantized.resolve(level));
+    MatrixBuffer<double> errors(std::ssize(levels), weight.cols);
+    installed->level_errors({weight, quantized, resolved, row_weights, errors.view()});
+    return errors;
+  }
   // Rows are decoded many at a time, and each channel then adds them up in their order, whatever the threads.
   constexpr int64_t kRows = 1024, kTaskRows = 64, kTaskChannels = 64;
   const int64_t in = weight.cols;

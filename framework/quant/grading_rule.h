@@ -22,6 +22,15 @@ namespace grinqh {
 MatrixBuffer<double> level_errors(Matrix<const float> weight, const QuantizedLinear& quantized,
                                   std::span<const Level> levels, std::span<const float> row_weights = {});
 
+// What an accelerator is asked for.
+struct LevelTask {
+  Matrix<const float> weight;
+  const QuantizedLinear& quantized;
+  std::span<const Level> levels;  // that the layer stores, or 0
+  std::span<const float> row_weights;
+  Matrix<double> errors;  // [levels, in]
+};
+
 // Thresholds at lambda = 1 of the steps between neighbouring levels, [levels - 1, in]. Where they would not
 // ascend the steps are taken together (the lower convex hull of error over bits).
 MatrixBuffer<float> unit_thresholds(Matrix<const double> errors, std::span<const Level> levels);

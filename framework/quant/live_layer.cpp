@@ -45,14 +45,31 @@ MatrixBuffer<float> live_moments(std::span<const float> second_moment, int64_t i
   return moments;
 }
 
-LiveLayer live_layer(Matrix<const float> weight, std::span<const float> second_moment, InputOrder order) {
+std::shared_ptr<const InverseFactor> live_factor(const LayerStats& stats, std::string_view statistic,
+                                                 int64_t in, double damping) {
+  return stats.derive<InverseFactor>(statistic, fmt::format("inverse factor, damping {}", damping), [&] {
+    return inverse_cholesky(live_moments(stats.at(statistic), in), damping);
+  });
+}
+
+Matrix<const float> live_weight(Matrix<const float> weight, std::span<const float> second_moment,
+                                InputOrder order, MatrixBuffer<float>& storage) {
   const int64_t in = weight.cols;
-  LiveLayer layer{pick_columns(weight, order), live_moments(second_moment, in, order)};
   std::vector<int64_t> dead;
   for (int64_t i = 0; i < in; ++i)
     if (second_moment[static_cast<size_t>(source(order, i) * (in + 1))] == 0) dead.push_back(i);
+  if (dead.empty() && order.empty()) return weight;
+  storage = pick_columns(weight, order);
   for (int64_t r = 0; r < weight.rows; ++r)
-    for (const int64_t i : dead) layer.weight.row(r)[i] = 0;
+    for (const int64_t i : dead) storage.row(r)[i] = 0;
+  return storage;
+}
+
+LiveLayer live_layer(Matrix<const float> weight, std::span<const float> second_moment, InputOrder order) {
+  LiveLayer layer;
+  const Matrix<const float> live = live_weight(weight, second_moment, order, layer.weight);
+  if (layer.weight.size() == 0) layer.weight = pick_columns(live, {});
+  layer.moments = live_moments(second_moment, weight.cols, order);
   return layer;
 }
 

@@ -19,7 +19,7 @@ int64_t sample_rows(int64_t tokens) {
   return (tokens + stride - 1) / stride;
 }
 
-std::vector<float> merge_samples(const MergePart& a, const MergePart& b) {
+PlainVector<float> merge_samples(const MergePart& a, const MergePart& b) {
   const auto width = [](const MergePart& part) {
     const int64_t rows = sample_rows(part.tokens), size = static_cast<int64_t>(part.values.size());
     if (rows == 0 || size % rows != 0) fail("samples of {} tokens have {} values", part.tokens, size);
@@ -29,7 +29,7 @@ std::vector<float> merge_samples(const MergePart& a, const MergePart& b) {
   if (width(b) != in) fail("samples of {} and {} inputs do not merge", in, width(b));
   const int64_t stride = std::max(sample_stride(a.tokens + b.tokens),
                                   std::max(sample_stride(a.tokens), sample_stride(b.tokens)));
-  std::vector<float> merged;
+  PlainVector<float> merged;
   for (const MergePart& part : {a, b}) {
     const int64_t step = stride / sample_stride(part.tokens);
     for (int64_t row = 0; row < sample_rows(part.tokens); row += step)
@@ -40,11 +40,11 @@ std::vector<float> merge_samples(const MergePart& a, const MergePart& b) {
 
 }  // namespace
 
-std::vector<float> merge_values(Merge how, const MergePart& a, const MergePart& b) {
+PlainVector<float> merge_values(Merge how, const MergePart& a, const MergePart& b) {
   if (how == Merge::sample) return merge_samples(a, b);
   if (a.values.size() != b.values.size())
     fail("statistics of {} and {} values do not merge", a.values.size(), b.values.size());
-  std::vector<float> merged(a.values.size());
+  PlainVector<float> merged(a.values.size());
   const double share = static_cast<double>(a.tokens) / static_cast<double>(a.tokens + b.tokens);
   for (size_t i = 0; i < merged.size(); ++i) {
     const double first = a.values[i], second = b.values[i];

@@ -4,7 +4,8 @@
 
 #include <cstdint>
 #include <span>
-#include <vector>
+
+#include "core/plain_vector.h"
 
 namespace grinqh {
 
@@ -23,6 +24,6 @@ struct MergePart {
 };
 
 // In the order of the tokens: first a's, then b's. Error if the parts do not fit each other.
-std::vector<float> merge_values(Merge how, const MergePart& a, const MergePart& b);
+PlainVector<float> merge_values(Merge how, const MergePart& a, const MergePart& b);
 
 }  // namespace grinqh

@@ -25,4 +25,14 @@ struct NestedClusters {
 NestedClusters cluster_rows(const std::string& layer, Matrix<const float> weight,
                             const Sensitivity& sensitivity, const Outliers& outliers, int seed, int parent);
 
+// What an accelerator is asked for: rows without outliers, of at least 2^seed values each.
+struct ClusterTask {
+  Matrix<const float> values, weights;          // [rows, width]
+  std::span<const int> sizes;                   // [rows]: values of a row that count, its first; empty: all
+  int seed, parent;                             // bits
+  Matrix<uint8_t> codes;                        // [rows, width]
+  std::vector<MatrixBuffer<uint16_t>>& tables;  // as above; infinite where a centroid does not fit
+  int64_t first_row = 0;                        // of `tables` that is written
+};
+
 }  // namespace grinqh

@@ -48,6 +48,11 @@ Sensitivity::Sensitivity(const std::string& kind, const LinearTask& task) {
   }
 }
 
+Matrix<const float> Sensitivity::rows(int64_t rows) const {
+  if (by_weight_.empty()) return {shared_.data(), rows, std::ssize(shared_), 0};
+  return by_weight_.rows_between(0, rows);
+}
+
 std::span<const float> Sensitivity::row(int64_t row) const {
   return by_weight_.empty() ? std::span<const float>(shared_) : by_weight_.row_span(row);
 }

@@ -21,6 +21,8 @@ class Sensitivity {
 
   // Of the weights of a row, [in].
   std::span<const float> row(int64_t row) const;
+  // Of the first `rows` rows; of stride 0 where all have the same.
+  Matrix<const float> rows(int64_t rows) const;
 
  private:
   std::vector<float> shared_;      // [in]: one for all rows

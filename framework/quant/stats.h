@@ -1,8 +1,10 @@
 // Statistics of linear layers: plain data under open names, filled by collectors.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <set>
 #include <span>
 #include <string>
@@ -10,29 +12,58 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/plain_vector.h"
 #include "core/tensor.h"
 #include "quant/merge_values.h"
 
 namespace grinqh {
 
-struct LayerStats {
-  int64_t tokens = 0;
-  std::map<std::string, std::vector<float>, std::less<>> values;  // by collector name
-  // Further statistics of the layer, under other names: those of an input that it shares with other layers,
-  // those of its gradients.
-  std::vector<std::shared_ptr<const LayerStats>> parts = {};
-
-  // BadInput naming the statistic if it was not collected.
-  std::span<const float> at(std::string_view name) const {
-    if (const std::vector<float>* found = find(name)) return *found;
-    bad_input("statistic '{}' was not collected for this layer", name);
+// Things by name, made when they are first asked for.
+class Derived {
+ public:
+  template <class T>
+  std::shared_ptr<const T> get(const std::string& name, const std::function<T()>& make) {
+    const std::lock_guard lock(mutex_);
+    std::shared_ptr<const void>& place = all_[name];
+    if (!place) place = std::make_shared<const T>(make());
+    return std::static_pointer_cast<const T>(place);
   }
 
  private:
-  const std::vector<float>* find(std::string_view name) const {
-    if (const auto it = values.find(name); it != values.end()) return &it->second;
+  std::mutex mutex_;
+  std::map<std::string, std::shared_ptr<const void>> all_;
+};
+
+struct LayerStats {
+  int64_t tokens = 0;
+  std::map<std::string, PlainVector<float>, std::less<>> values;  // by collector name
+  // Further statistics of the layer, under other names: those of an input that it shares with other layers,
+  // those of its gradients.
+  std::vector<std::shared_ptr<const LayerStats>> parts = {};
+  // Where what is computed from the values is kept for as long as they are: for other layers with this input,
+  // and for other methods. Null: nothing is kept; not to be shared by objects with different values.
+  std::shared_ptr<Derived> derived = nullptr;
+
+  // BadInput naming the statistic if it was not collected.
+  std::span<const float> at(std::string_view name) const { return holder_of(name).values.find(name)->second; }
+  bool has(std::string_view name) const { return find(name) != nullptr; }
+  // What comes of that statistic alone, by a name that says all that it depends on besides.
+  template <class T>
+  std::shared_ptr<const T> derive(std::string_view statistic, const std::string& name,
+                                  const std::function<T()>& make) const {
+    const LayerStats& holder = holder_of(statistic);
+    return holder.derived ? holder.derived->get<T>(name, make) : std::make_shared<const T>(make());
+  }
+
+ private:
+  const LayerStats& holder_of(std::string_view name) const {
+    if (const LayerStats* found = find(name)) return *found;
+    bad_input("statistic '{}' was not collected for this layer", name);
+  }
+  const LayerStats* find(std::string_view name) const {
+    if (values.contains(name)) return this;
     for (const auto& part : parts)
-      if (const std::vector<float>* found = part->find(name)) return found;
+      if (const LayerStats* found = part->find(name)) return found;
     return nullptr;
   }
 };
@@ -46,7 +77,7 @@ class Collector {
   static constexpr std::string_view kind = "collector";
   virtual ~Collector() = default;
   virtual void observe(ConstActivations x) = 0;  // [tokens, in]
-  virtual std::vector<float> finish() = 0;
+  virtual PlainVector<float> finish() = 0;
   // What finish() gives, for merge_statistics().
   virtual Merge merge() const { return Merge::mean; }
 };
@@ -57,7 +88,7 @@ class DriftCollector {
   static constexpr std::string_view kind = "collector";
   virtual ~DriftCollector() = default;
   virtual void observe(ConstActivations x, ConstActivations x_float) = 0;  // [tokens, in] both
-  virtual std::vector<float> finish() = 0;
+  virtual PlainVector<float> finish() = 0;
 };
 
 }  // namespace grinqh

@@ -4,9 +4,7 @@
 #include <bit>
 #include <limits>
 
-#include "core/accelerator.h"
 #include "core/error.h"
-#include "core/parallel.h"
 
 namespace grinqh {
 
@@ -151,46 +149,16 @@ double SortedRow::error(int begin, int end) const {
   return sum;
 }
 
-namespace {
-
-// What is left to do with the borders of greatest gain, of `used` clusters of k.
-std::vector<int> settled(const SortedRow& row, std::vector<int> borders, int used, int k) {
+std::vector<int> optimal_clusters(const SortedRow& row, int k) {
+  check(k >= 1, "k-means: no clusters");
+  const int used = std::min(k, row.size());
+  std::vector<int> borders = used > 0 ? Partition(row, used).borders(used) : std::vector<int>{0};
   for (int c = 1; c < used; ++c) {
     const auto at = static_cast<size_t>(c);
     borders[at] = halfway(row, borders[at - 1], borders[at], borders[at + 1]);
   }
   borders.resize(static_cast<size_t>(k) + 1, row.size());
   return borders;
-}
-
-}  // namespace
-
-std::vector<int> optimal_clusters(const SortedRow& row, int k) {
-  check(k >= 1, "k-means: no clusters");
-  const int used = std::min(k, row.size());
-  return settled(row, used > 0 ? Partition(row, used).borders(used) : std::vector<int>{0}, used, k);
-}
-
-std::vector<std::vector<int>> optimal_clusters(std::span<const SortedRow> rows, int k) {
-  std::vector<std::vector<int>> result(rows.size());
-  const auto count = static_cast<int64_t>(rows.size());
-  const std::shared_ptr<Accelerator> device = accelerator();
-  const bool full = std::ranges::all_of(rows, [&](const SortedRow& row) { return row.size() >= k; });
-  if (!device || !full || rows.empty()) {
-    parallel_for(count, [&](int64_t r) {
-      result[static_cast<size_t>(r)] = optimal_clusters(rows[static_cast<size_t>(r)], k);
-    });
-    return result;
-  }
-  check(k >= 1, "k-means: no clusters");
-  MatrixBuffer<int> borders(count, k + 1);
-  device->partition_rows({rows, k, borders.view()});
-  parallel_for(count, [&](int64_t r) {
-    const std::span<const int> found = borders.view().row_span(r);
-    result[static_cast<size_t>(r)] =
-        settled(rows[static_cast<size_t>(r)], {found.begin(), found.end()}, k, k);
-  });
-  return result;
 }
 
 int optimal_split(const SortedRow& row, int begin, int end) {

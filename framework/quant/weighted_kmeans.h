@@ -48,18 +48,6 @@ class SortedRow {
 // between two clusters go to the nearer centroid.
 std::vector<int> optimal_clusters(const SortedRow& row, int k);
 
-// The same for several rows at once, by the accelerator where one is installed (core/accelerator.h): the same
-// borders.
-std::vector<std::vector<int>> optimal_clusters(std::span<const SortedRow> rows, int k);
-
-// The borders of greatest gain of every row, before values of weight zero are given to the nearer side: what
-// an accelerator is asked for.
-struct PartitionTask {
-  std::span<const SortedRow> rows;
-  int k = 2;            // 1 <= k <= size of every row
-  Matrix<int> borders;  // [rows, k + 1]
-};
-
 // Where to cut [begin, end) in two for the least weighted squared error: begin < cut < end if there are two
 // different values, else `end`.
 int optimal_split(const SortedRow& row, int begin, int end);

@@ -31,6 +31,11 @@ std::shared_ptr<Accelerator> make_accelerator(const DeviceChoice& device) {
   return backend_of(device.device).make_accelerator(device);
 }
 
+std::optional<DeviceMemory> device_memory(const DeviceChoice& device) {
+  if (device.device == Device::cpu) return std::nullopt;
+  return backend_of(device.device).memory(device);
+}
+
 std::unique_ptr<Transformer> make_transformer(const Model& model, const DeviceChoice& device,
                                               DType rope_frequencies) {
   if (device.device == Device::cpu) return std::make_unique<Transformer>(model, rope_frequencies);

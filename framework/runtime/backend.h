@@ -3,9 +3,11 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 
 #include "core/accelerator.h"
 #include "core/device.h"
+#include "core/device_memory.h"
 #include "core/dtype.h"
 #include "model/model.h"
 
@@ -24,6 +26,7 @@ struct Backend {
   std::function<std::unique_ptr<KernelBench>(const DeviceChoice&)> make_kernel_bench;
   // The most memory of the device that this process held at a time.
   std::function<int64_t(const DeviceChoice&)> peak_bytes;
+  std::function<DeviceMemory(const DeviceChoice&)> memory;
 };
 
 struct RegisterBackend {
@@ -36,5 +39,8 @@ const Backend& backend_of(Device device);
 // Null on the CPU. To be installed for the time of a command (core/accelerator.h AcceleratorScope), not
 // beyond main(): the device's libraries go before.
 std::shared_ptr<Accelerator> make_accelerator(const DeviceChoice& device);
+
+// None on the CPU.
+std::optional<DeviceMemory> device_memory(const DeviceChoice& device);
 
 }  // namespace grinqh

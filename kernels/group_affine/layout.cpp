@@ -43,12 +43,12 @@ void unpack_row(const uint8_t* from, int64_t count, int bits, uint8_t* values) {
   }
 }
 
-template <class T>
-std::vector<T> values_of(const Buffers& buffers, const std::string& name, size_t count) {
+template <class T, class Values = std::vector<T>>
+Values values_of(const Buffers& buffers, const std::string& name, size_t count) {
   const auto it = buffers.find(name);
   if (it == buffers.end() || it->second.size() != count * sizeof(T))
     bad_input("group_affine layer: buffer '{}' is missing or not of {} bytes", name, count * sizeof(T));
-  std::vector<T> values(count);
+  Values values(count);
   std::memcpy(values.data(), it->second.data(), count * sizeof(T));
   return values;
 }
@@ -157,8 +157,8 @@ std::unique_ptr<QuantizedLinear> GroupAffineLinear::rebuild(const Buffers& buffe
   layer->shape_ = GroupAffineShape::of(attributes);
   const GroupAffineShape& shape = layer->shape_;
   layer->level_ = static_cast<Level>(shape.bits);
-  layer->codes_ =
-      values_of<uint8_t>(buffers, "codes", static_cast<size_t>(shape.out * shape.code_row_bytes()));
+  layer->codes_ = values_of<uint8_t, PlainVector<uint8_t>>(
+      buffers, "codes", static_cast<size_t>(shape.out * shape.code_row_bytes()));
   layer->scales_ = values_of<uint16_t>(buffers, "scales", static_cast<size_t>(shape.out * shape.groups()));
   if (!shape.symmetric)
     layer->zeros_ =

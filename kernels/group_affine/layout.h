@@ -11,6 +11,7 @@
 #pragma once
 
 #include "core/matrix.h"
+#include "core/plain_vector.h"
 #include "quant/affine_grid.h"
 #include "quant/quantized_linear.h"
 
@@ -70,7 +71,8 @@ class GroupAffineLinear final : public QuantizedLinear {
 
   GroupAffineShape shape_;
   Level level_ = 0;
-  std::vector<uint8_t> codes_, zeros_;  // zeros_: as they are stored, of either kind
+  PlainVector<uint8_t> codes_;
+  std::vector<uint8_t> zeros_;  // as they are stored, of either kind
   std::vector<uint16_t> scales_, column_scales_;
 };
 

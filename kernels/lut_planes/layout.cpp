@@ -14,18 +14,18 @@ namespace grinqh {
 
 namespace {
 
-template <class T>
-std::span<const std::byte> bytes_of(const std::vector<T>& values) {
+template <class Values>
+std::span<const std::byte> bytes_of(const Values& values) {
   return std::as_bytes(std::span(values));
 }
 
-template <class T>
-std::vector<T> values_of(const Buffers& buffers, const std::string& name) {
+template <class T, class Values = std::vector<T>>
+Values values_of(const Buffers& buffers, const std::string& name) {
   const auto it = buffers.find(name);
   if (it == buffers.end()) bad_input("lut_planes layer: buffer '{}' is missing", name);
   if (it->second.size() % sizeof(T) != 0)
     bad_input("lut_planes layer: buffer '{}' does not fit: {} bytes", name, it->second.size());
-  std::vector<T> values(it->second.size() / sizeof(T));
+  Values values(it->second.size() / sizeof(T));
   std::memcpy(values.data(), it->second.data(), it->second.size());
   return values;
 }
@@ -43,16 +43,10 @@ LutPlanesLinear::LutPlanesLinear(const std::string& layer, LutPlanesShape shape,
                                  std::vector<uint16_t> tables, const Outliers& outliers,
                                  Matrix<const float> weight)
     : shape_(std::move(shape)),
-      planes_(static_cast<size_t>(shape_.planes() * shape_.out * shape_.row_words()), 0),
+      planes_(static_cast<size_t>(shape_.planes() * shape_.out * shape_.row_words())),
       tables_(std::move(tables)) {
   check(codes.rows == shape_.out && codes.cols == shape_.in, "lut_planes: codes are [out, in]");
-  parallel_for(shape_.out, [&](int64_t row) {
-    for (int bit = 0; bit < shape_.planes(); ++bit) {
-      uint32_t* words = planes_.data() + (bit * shape_.out + row) * shape_.row_words();
-      for (int64_t i = 0; i < shape_.in; ++i)
-        words[i / 32] |= ((codes(row, i) >> (shape_.planes() - 1 - bit)) & 1u) << (i % 32);
-    }
-  });
+  parallel_for(shape_.out, [&](int64_t row) { pack_row(codes.row_span(row), row); });
   if (!outliers.none()) {
     outlier_rows_ = outliers.row_begin;
     for (int64_t row = 0; row < shape_.out; ++row)
@@ -91,7 +85,7 @@ std::unique_ptr<QuantizedLinear> LutPlanesLinear::rebuild(const Buffers& buffers
   layer->shape_.out = attributes.at("out");
   layer->shape_.in = attributes.at("in");
   for (const int level : attributes.at("levels")) layer->shape_.levels.push_back(static_cast<Level>(level));
-  layer->planes_ = values_of<uint32_t>(buffers, "planes");
+  layer->planes_ = values_of<uint32_t, PlainVector<uint32_t>>(buffers, "planes");
   layer->tables_ = values_of<uint16_t>(buffers, "tables");
   if (attributes.at("outliers")) {
     layer->outlier_rows_ = values_of<uint32_t>(buffers, "outlier_rows");
@@ -142,6 +136,23 @@ BitCount LutPlanesLinear::read_bits(const LevelCounts& counts) const {
   bits[Role::index] = static_cast<int64_t>(bytes_of(outlier_rows_).size() + outlier_columns_.size()) * 8;
   bits[Role::outliers] = static_cast<int64_t>(outlier_values_.size()) * 16;
   return bits;
+}
+
+void LutPlanesLinear::pack_row(std::span<const uint8_t> codes, int64_t row) {
+  for (int64_t word = 0; word < shape_.row_words(); ++word) {
+    std::array<uint8_t, 32> here{};
+    const std::span<const uint8_t> rest = codes.subspan(static_cast<size_t>(word * 32));
+    std::copy_n(rest.data(), std::min(rest.size(), here.size()), here.data());
+    std::array<uint64_t, 4> eights;  // byte b: bit b of eight codes
+    std::memcpy(eights.data(), here.data(), sizeof(here));
+    for (uint64_t& eight : eights) eight = transpose_bits(eight);
+    for (int bit = 0; bit < shape_.planes(); ++bit) {
+      uint32_t bits = 0;
+      for (size_t byte = 0; byte < 4; ++byte)
+        bits |= static_cast<uint32_t>(eights[byte] >> (8 * (shape_.planes() - 1 - bit)) & 255u) << (8 * byte);
+      planes_[static_cast<size_t>((bit * shape_.out + row) * shape_.row_words() + word)] = bits;
+    }
+  }
 }
 
 // The `planes`-bit prefixes of a row's codes; codes: [row_words() * 32].

@@ -18,6 +18,7 @@
 #pragma once
 
 #include "core/matrix.h"
+#include "core/plain_vector.h"
 #include "quant/nested_clusters.h"
 #include "quant/outliers.h"
 #include "quant/quantized_linear.h"
@@ -60,10 +61,11 @@ class LutPlanesLinear final : public QuantizedLinear {
   size_t column_bytes() const { return shape_.in > 65536 ? 4 : 2; }
   uint32_t outlier_column(size_t outlier) const;
   bool buffers_fit() const;
+  void pack_row(std::span<const uint8_t> codes, int64_t row);
   void decode_row(int64_t row, int planes, uint8_t* codes) const;
 
   LutPlanesShape shape_;
-  std::vector<uint32_t> planes_;
+  PlainVector<uint32_t> planes_;
   std::vector<uint16_t> tables_;
   std::vector<uint32_t> outlier_rows_;  // empty: no outliers
   std::vector<uint8_t> outlier_columns_;

@@ -14,19 +14,20 @@ namespace {
 
 // Rows that are decoded together: one 64-bit word of a plane.
 constexpr int64_t kRows = 64;
-// Channels that are packed or decoded together: rows are touched a cache line at a time.
+// Channels that are decoded together, and packed by one task: rows are touched a cache line at a time.
 constexpr int64_t kChannels = 16;
+constexpr int64_t kPacked = 64;
 
-template <class T>
-std::span<const std::byte> bytes_of(const std::vector<T>& values) {
+template <class Values>
+std::span<const std::byte> bytes_of(const Values& values) {
   return std::as_bytes(std::span(values));
 }
 
-template <class T>
-std::vector<T> values_of(const Buffers& buffers, const std::string& name) {
+template <class T, class Values = std::vector<T>>
+Values values_of(const Buffers& buffers, const std::string& name) {
   const auto it = buffers.find(name);
   if (it == buffers.end()) bad_input("nested layer: buffer '{}' is missing", name);
-  std::vector<T> values(it->second.size() / sizeof(T));
+  Values values(it->second.size() / sizeof(T));
   std::memcpy(values.data(), it->second.data(), values.size() * sizeof(T));
   return values;
 }
@@ -62,24 +63,38 @@ NestedLinear::NestedLinear(NestedShape shape, Matrix<const uint8_t> codes, std::
             table_.size() == static_cast<size_t>(NestedShape::table_offset(shape_.table_levels + 1)),
         "nested: buffer sizes");
   planes_.resize(static_cast<size_t>(shape_.planes() * shape_.in * plane_bytes()));
-  parallel_for((shape_.in + kChannels - 1) / kChannels, [&](int64_t task) {
-    const int64_t begin = task * kChannels;
-    pack_channels(codes, begin, std::min(begin + kChannels, shape_.in));
+  parallel_for((shape_.in + kPacked - 1) / kPacked, [&](int64_t task) {
+    const int64_t begin = task * kPacked;
+    pack_channels(codes, begin, std::min(begin + kPacked, shape_.in));
   });
 }
 
 void NestedLinear::pack_channels(Matrix<const uint8_t> codes, int64_t begin, int64_t end) {
-  for (int64_t row = 0; row < shape_.out; row += 8) {
-    const int64_t rows = std::min<int64_t>(8, shape_.out - row);
-    for (int64_t channel = begin; channel < end; ++channel) {
-      uint64_t matrix = 0;  // byte r is the code of row r, and after the transposition byte 7 - b is plane b
-      for (int64_t r = 0; r < rows; ++r) matrix |= static_cast<uint64_t>(codes(row + r, channel)) << (8 * r);
-      matrix = transpose_bits(matrix);
-      for (int bit = 0; bit < shape_.planes(); ++bit)
-        planes_[static_cast<size_t>((bit * shape_.in + channel) * plane_bytes() + row / 8)] =
-            static_cast<uint8_t>(matrix >> (8 * (7 - bit)));
+  for (int64_t row = 0; row < shape_.out; row += kRows)
+    for (int64_t channel = begin; channel < end; channel += 8)
+      pack_tile(codes, row, channel, std::min<int64_t>(8, end - channel));
+}
+
+// kRows rows of up to 8 channels: a word of each channel's planes.
+void NestedLinear::pack_tile(Matrix<const uint8_t> codes, int64_t row, int64_t channel, int64_t channels) {
+  uint8_t words[8][8][kRows / 8] = {};  // [plane][channel][octet of rows]
+  const int64_t rows = std::min(kRows, shape_.out - row);
+  for (int64_t octet = 0; octet < (rows + 7) / 8; ++octet) {
+    uint64_t matrix[8] = {};  // of a row, a byte a channel; then of a channel, a byte a row
+    for (int64_t r = 0; r < std::min<int64_t>(8, rows - octet * 8); ++r)
+      std::memcpy(&matrix[r], codes.row(row + octet * 8 + r) + channel, static_cast<size_t>(channels));
+    transpose_bytes(matrix);
+    for (size_t c = 0; c < 8; ++c) {
+      const uint64_t planes = transpose_bits(matrix[c]);  // byte 7 - b is plane b
+      for (size_t bit = 0; bit < 8; ++bit)
+        words[bit][c][octet] = static_cast<uint8_t>(planes >> (8 * (7 - bit)));
     }
   }
+  const auto bytes = static_cast<size_t>((rows + 7) / 8);
+  for (int bit = 0; bit < shape_.planes(); ++bit)
+    for (int64_t c = 0; c < channels; ++c)
+      std::memcpy(planes_.data() + (bit * shape_.in + channel + c) * plane_bytes() + row / 8, words[bit][c],
+                  bytes);
 }
 
 std::vector<NamedBuffer> NestedLinear::buffers() const {
@@ -108,7 +123,7 @@ std::unique_ptr<QuantizedLinear> NestedLinear::rebuild(const Buffers& buffers, c
   shape.axis = attributes.at("axis") == "input" ? GroupAxis::input : GroupAxis::output;
   for (const int level : attributes.at("levels")) shape.levels.push_back(static_cast<Level>(level));
   shape.table_levels = attributes.at("table_levels");
-  layer->planes_ = values_of<uint8_t>(buffers, "planes");
+  layer->planes_ = values_of<uint8_t, PlainVector<uint8_t>>(buffers, "planes");
   layer->scales_ = values_of<uint16_t>(buffers, "scales");
   layer->minima_ = values_of<uint16_t>(buffers, "minima");
   if (shape.table_levels > 0) layer->table_ = values_of<uint16_t>(buffers, "table");

@@ -12,6 +12,7 @@
 #pragma once
 
 #include "core/matrix.h"
+#include "core/plain_vector.h"
 #include "quant/quantized_linear.h"
 
 namespace grinqh {
@@ -65,13 +66,14 @@ class NestedLinear final : public QuantizedLinear {
   int64_t plane_bytes() const { return (shape_.out + 7) / 8; }  // of one channel
   // Writes the planes of channels [begin, end).
   void pack_channels(Matrix<const uint8_t> codes, int64_t begin, int64_t end);
+  void pack_tile(Matrix<const uint8_t> codes, int64_t row, int64_t channel, int64_t channels);
   // Scales and minima of rows [begin, end) of a channel.
   void load_grids(int64_t begin, int64_t end, int64_t channel, float* scale, float* minimum) const;
   void decode_positions(Level level, int64_t channel, int64_t first_row, int64_t count,
                         float* positions) const;
 
   NestedShape shape_;
-  std::vector<uint8_t> planes_;
+  PlainVector<uint8_t> planes_;
   std::vector<uint16_t> scales_, minima_, table_;
 };
 

@@ -4,11 +4,13 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "core/half.h"
 #include "core/parallel.h"
+#include "core/timed_scope.h"
 #include "kernels/nested/layout.h"
 #include "quant/column_feedback.h"
 #include "quant/grading_rule.h"
@@ -157,11 +159,13 @@ class Grinqh final : public Quantizer {
 
     const Grids grids = find_grids(task, shape);
     MatrixBuffer<uint8_t> codes(w.rows, w.cols);
+    std::optional<TimedScope> rounding("grinqh: codes");
     for_row_tasks(shape, grids, [&](int64_t, int64_t row, const RowGrids& here) {
       const float* weight = w.row(row);
       uint8_t* code = codes.row(row);
       for (int64_t i = 0; i < w.cols; ++i) code[i] = nested_code(weight[i], here.scale(i), here.minimum(i));
     });
+    rounding.reset();
     auto plain = make_layer(w, shape, codes, grids, {});
     if (options_.feedback_bits == 0) return plain;
     return round_again(task, shape, grids, *plain);
@@ -186,6 +190,7 @@ class Grinqh final : public Quantizer {
   std::unique_ptr<NestedLinear> make_layer(Matrix<const float> w, const NestedShape& shape,
                                            Matrix<const uint8_t> codes, const Grids& grids,
                                            const MatrixBuffer<float>& energies) const {
+    const TimedScope timed("grinqh: table and planes");
     return std::make_unique<NestedLinear>(shape, codes, grids.scales, grids.minima,
                                           fit_table(w, shape, codes, grids, energies));
   }
@@ -203,8 +208,8 @@ class Grinqh final : public Quantizer {
     const MatrixBuffer<float> shares = energy_shares(histogram, thresholds.view(), scale, shape.levels);
     const MatrixBuffer<float> positions = decode_tables(shape, plain);
 
-    const MatrixBuffer<float> h = live_moments(task.stats.at(kSecondMoment), shape.in);
-    const InverseFactor factor = inverse_cholesky(h, options_.damping);
+    const auto shared = live_factor(task.stats, kSecondMoment, shape.in, options_.damping);
+    const InverseFactor& factor = *shared;
     if (factor.damping > options_.damping) task.note("damping", factor.damping);
     MatrixBuffer<float> compensated(shape.out, shape.in);
     MatrixBuffer<uint8_t> codes(shape.out, shape.in);
@@ -218,8 +223,12 @@ class Grinqh final : public Quantizer {
     round_with_feedback(task.weight, factor, {}, rounding);
     if (options_.table_weights == "scale") return make_layer(compensated.view(), shape, codes, grids, {});
     MatrixBuffer<float> energies(shares.rows(), shape.in);
-    for (int64_t k = 0; k < shares.rows(); ++k)
-      for (int64_t i = 0; i < shape.in; ++i) energies.row(k)[i] = shares.row(k)[i] * h.row(i)[i];
+    const std::span<const float> moments = task.stats.at(kSecondMoment);
+    for (int64_t i = 0; i < shape.in; ++i) {
+      const float moment = moments[static_cast<size_t>(i * (shape.in + 1))];
+      for (int64_t k = 0; k < shares.rows(); ++k)
+        energies.row(k)[i] = shares.row(k)[i] * (moment == 0 ? 1.0f : moment);
+    }
     return make_layer(compensated.view(), shape, codes, grids, energies);
   }
 
@@ -250,6 +259,7 @@ class Grinqh final : public Quantizer {
   }
 
   Grids find_grids(const LinearTask& task, const NestedShape& shape) const {
+    const TimedScope timed("grinqh: grids");
     const auto count = static_cast<size_t>(shape.parameters());
     Grids grids{std::vector<uint16_t>(count), std::vector<uint16_t>(count)};
     // A group lies in one tile: some channels by the rows of a group, or a row by all channels.

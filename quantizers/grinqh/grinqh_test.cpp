@@ -209,7 +209,7 @@ TEST(GrinqhFeedback, LowersTheErrorOfTheOutputs) {
 
 TEST(GrinqhFeedback, WithoutCorrelationsChangesNothing) {
   Inputs inputs(64, 0.0);
-  std::vector<float>& moments = inputs.stats.values["second_moment"];
+  PlainVector<float>& moments = inputs.stats.values["second_moment"];
   for (size_t i = 0; i < moments.size(); ++i)
     if (i / 64 != i % 64) moments[i] = 0;
   const MatrixBuffer<float> weight = testing::random_matrix(32, 64, 7);
@@ -223,7 +223,7 @@ TEST(GrinqhFeedback, WithoutCorrelationsChangesNothing) {
 // the outputs, for inputs without correlations.
 TEST(GrinqhFeedback, CentroidsByEnergyAreTheLeastErrorOfTheOutputs) {
   Inputs inputs(64, 0.0);
-  std::vector<float>& moments = inputs.stats.values["second_moment"];
+  PlainVector<float>& moments = inputs.stats.values["second_moment"];
   for (size_t i = 0; i < moments.size(); ++i)
     moments[i] = i / 64 != i % 64 ? 0.0f : i / 64 % 2 ? 100.0f : 1.0f;
   MatrixBuffer<float> weight = testing::random_matrix(128, 64, 7);

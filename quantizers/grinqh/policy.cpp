@@ -3,6 +3,7 @@
 // quant/grading_rule.h, whose scalar is solved on the calibration's magnitude histograms.
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <map>
 #include <numeric>
 
@@ -68,10 +69,9 @@ class GradedPolicy final : public PrecisionPolicy {
       bad_input("policy 'grinqh': bits = {}: allowed is {} to {}, what the levels span", options_.bits,
                 levels.front(), levels.back());
     const bool price = options_.budget == "price";
-    MatrixBuffer<double> errors = level_errors(task.weight, quantized, levels,
-                                               price ? task.stats.at(kGradient) : std::span<const float>());
-    if (options_.score == "magnitude") average_channels(errors);
-    layer.unit = unit_thresholds(errors.view(), levels);
+    const auto errors = errors_of(task, quantized, levels, price);
+    layer.unit =
+        unit_thresholds(options_.score == "magnitude" ? averaged(*errors).view() : errors->view(), levels);
     // A channel costs its bits in every row.
     if (price) multiply(layer.unit, std::sqrt(static_cast<float>(task.weight.rows)));
     layer.bits =
@@ -212,12 +212,28 @@ class GradedPolicy final : public PrecisionPolicy {
     }
   }
 
+  // Not of the budget: computed once for all policies on these weights.
+  static std::shared_ptr<const MatrixBuffer<double>> errors_of(const LinearTask& task,
+                                                               const QuantizedLinear& quantized,
+                                                               const std::vector<Level>& levels, bool price) {
+    const std::function<MatrixBuffer<double>()> find = [&] {
+      return level_errors(task.weight, quantized, levels,
+                          price ? task.stats.at(kGradient) : std::span<const float>());
+    };
+    if (!task.stats.derived) return std::make_shared<const MatrixBuffer<double>>(find());
+    return task.stats.derived->get(fmt::format("{}: errors of levels {}{}", task.id, Json(levels).dump(),
+                                               price ? " at their price" : ""),
+                                   find);
+  }
+
   // |x| alone as the score: every channel has the layer's mean error.
-  static void average_channels(MatrixBuffer<double>& errors) {
+  static MatrixBuffer<double> averaged(const MatrixBuffer<double>& errors) {
+    MatrixBuffer<double> mean(errors.rows(), errors.cols());
     for (int64_t k = 0; k < errors.rows(); ++k) {
       const double sum = std::accumulate(errors.row(k), errors.row(k) + errors.cols(), 0.0);
-      std::fill_n(errors.row(k), errors.cols(), sum / static_cast<double>(errors.cols()));
+      std::fill_n(mean.row(k), errors.cols(), sum / static_cast<double>(errors.cols()));
     }
+    return mean;
   }
 
   static void multiply(MatrixBuffer<float>& matrix, float factor) {

@@ -285,7 +285,7 @@ class TwoLayers : public ::testing::Test {
  protected:
   LayerStats with_gradient(float gradient) const {
     LayerStats all = stats();
-    all.values.emplace("output_gradient", std::vector<float>(kOut, gradient));
+    all.values.emplace("output_gradient", PlainVector<float>(kOut, gradient));
     return all;
   }
   double mean_of(const PrecisionPolicy& policy, const std::string& id) const {

@@ -55,7 +55,7 @@ TEST_P(EveryCollector, MergesPartsIntoTheWhole) {
     return collector->finish();
   };
   const std::vector<float> first = part(0, kFirst), second = part(kFirst, kTokens), whole = collect(kTokens);
-  const std::vector<float> merged = merge_values(Registry<Collector>::get().make(GetParam())->merge(),
+  const PlainVector<float> merged = merge_values(Registry<Collector>::get().make(GetParam())->merge(),
                                                  {first, kFirst}, {second, kTokens - kFirst});
   ASSERT_EQ(merged.size(), whole.size());
   EXPECT_LT(testing::relative_error(std::span<const float>(merged), std::span<const float>(whole)), 1e-6);

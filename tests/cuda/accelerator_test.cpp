@@ -12,7 +12,9 @@
 #include "numbers.h"
 #include "quant/clip_search.h"
 #include "quant/column_feedback.h"
-#include "quant/weighted_kmeans.h"
+#include "quant/grading_rule.h"
+#include "quant/nested_clusters.h"
+#include "quant/quantizer.h"
 
 namespace grinqh {
 namespace {
@@ -375,37 +377,89 @@ INSTANTIATE_TEST_SUITE_P(
                       NestedCase{77, 768, 48, 128, true}, NestedCase{61, 333, 333, 50, true},
                       NestedCase{70, 513, 70, 200, false}, NestedCase{(3 << 17) + 77, 8, 100, 128, false}));
 
-// Rows of several lengths, with ties, and weights of which some or all are zero.
-std::vector<SortedRow> rows_to_cluster(int64_t longest) {
-  std::vector<SortedRow> rows;
-  for (int kind = 0; kind < 40; ++kind) {
-    const int64_t size = std::max<int64_t>(16, longest - 37 * kind);
-    std::vector<float> values = testing::random_vector(size, 100 + static_cast<uint64_t>(kind));
-    std::vector<float> weights = testing::random_vector(size, 900 + static_cast<uint64_t>(kind));
-    for (float& weight : weights) weight = weight * weight;
-    for (size_t i = 0; i < values.size(); ++i) {
-      if (kind % 4 == 1) values[i] = std::round(4 * values[i]) / 4;
-      if (kind % 4 == 2 && i % 3 == 0) weights[i] = 0;
-      if (kind == 7) weights[i] = 0;
-    }
-    rows.emplace_back(values, weights);
+// Rows with ties, and weights of which some or all are zero.
+struct RowsToCluster {
+  MatrixBuffer<float> values, weights;
+  RowsToCluster(int64_t rows, int64_t width)
+      : values(testing::random_matrix(rows, width, 100)), weights(testing::random_matrix(rows, width, 900)) {
+    for (int64_t kind = 0; kind < rows; ++kind)
+      for (int64_t i = 0; i < width; ++i) {
+        float &value = values.row(kind)[i], &weight = weights.row(kind)[i];
+        weight *= weight;
+        if (kind % 4 == 1) value = std::round(4 * value) / 4;
+        if (kind % 4 == 2 && i % 3 == 0) weight = 0;
+        if (kind == 7) weight = 0;
+      }
   }
-  return rows;
+};
+
+LayerStats sensitivity_of(const MatrixBuffer<float>& weights) {
+  LayerStats stats;
+  stats.values["fisher_diagonal"].assign(weights.data(), weights.data() + weights.size());
+  return stats;
 }
 
-TEST_F(AcceleratorOnGpu, CutsRowsIntoTheClustersOfTheCpu) {
-  for (const int64_t longest : {16, 333, 4096, 14336})
-    for (const int k : {1, 2, 8, 16}) {
-      const std::vector<SortedRow> rows = rows_to_cluster(longest);
-      std::vector<std::vector<int>> found;
-      {
-        const AcceleratorScope scope(gpu);
-        found = optimal_clusters(rows, k);
+// Where two cuts gain the same but for the rounding of sums, either may be found.
+void expect_same_clusters(const NestedClusters& found, const NestedClusters& expected,
+                          const std::string& what) {
+  EXPECT_GE(share_of_equal(found.codes, expected.codes), 0.999) << what;
+  for (size_t level = 0; level < expected.tables.size(); ++level)
+    EXPECT_GE(share_of_equal(found.tables[level], expected.tables[level]), 0.99) << what << " " << level;
+}
+
+TEST_F(AcceleratorOnGpu, ClustersRowsAsTheCpuDoes) {
+  for (const int64_t width : {16, 333, 4096, 14336})
+    for (const auto& [seed, parent] : {std::pair{1, 4}, {3, 8}, {4, 4}}) {
+      const RowsToCluster rows(33, width);
+      const LayerStats stats = sensitivity_of(rows.weights);
+      for (const bool shared : {false, true}) {
+        const LinearTask task{"layer", rows.values, stats};
+        const Sensitivity sensitivity(shared ? "none" : "fisher", task);
+        for (const double share : {0.0, 0.02}) {
+          if (width < 100 && share > 0) continue;
+          const Outliers outliers = select_outliers(rows.values, sensitivity, {0, share});
+          const NestedClusters expected =
+              cluster_rows("layer", rows.values, sensitivity, outliers, seed, parent);
+          const AcceleratorScope scope(gpu);
+          expect_same_clusters(cluster_rows("layer", rows.values, sensitivity, outliers, seed, parent),
+                               expected, fmt::format("{} {} {} {} {}", width, seed, parent, shared, share));
+        }
       }
-      ASSERT_EQ(found.size(), rows.size());
-      for (size_t r = 0; r < rows.size(); ++r)
-        EXPECT_EQ(found[r], optimal_clusters(rows[r], k)) << longest << " " << k << " " << r;
     }
+}
+
+TEST_F(AcceleratorOnGpu, RefusesCentroidsBeyondFloat16AsTheCpuDoes) {
+  RowsToCluster rows(3, 64);
+  rows.values.row(1)[3] = 1e6f;
+  const LayerStats stats;
+  const Sensitivity sensitivity("none", {"layer", rows.values, stats});
+  const auto refused = [&] {
+    return refusal_of([&] { cluster_rows("layer", rows.values, sensitivity, {}, 3, 4); });
+  };
+  const std::string expected = refused();
+  EXPECT_NE(expected, "");
+  const AcceleratorScope scope(gpu);
+  EXPECT_EQ(refused(), expected);
+}
+
+TEST_F(AcceleratorOnGpu, AddsUpTheErrorsOfLevels) {
+  const MatrixBuffer<float> weight = testing::random_matrix(150, 300, 3);
+  std::vector<float> counts = testing::random_vector(150, 4);
+  for (float& count : counts) count *= count;
+  const LayerStats stats;
+  const auto layer =
+      Registry<Quantizer>::get()
+          .make("grinqh", {{"feedback_bits", {0, ""}}, {"basis", {"identity", ""}}, {"group", {32, ""}}})
+          ->quantize({"layer", weight, stats});
+  const std::vector<Level> levels{0, 2, 8};
+  for (const bool counted : {false, true}) {
+    const std::span<const float> rows = counted ? std::span<const float>(counts) : std::span<const float>();
+    const MatrixBuffer<double> expected = level_errors(weight, *layer, levels, rows);
+    const AcceleratorScope scope(gpu);
+    const MatrixBuffer<double> found = level_errors(weight, *layer, levels, rows);
+    for (int64_t i = 0; i < expected.size(); ++i)
+      EXPECT_NEAR(found.data()[i], expected.data()[i], 1e-12 * std::abs(expected.data()[i]) + 1e-15) << i;
+  }
 }
 
 }  // namespace

@@ -42,7 +42,7 @@ TEST_P(EveryStatistic, IsTheCpus) {
   // A count moves to the next bin where a last bit differs.
   const double allowed = GetParam().find("histogram") == std::string::npos ? 1e-4 : 5e-2;
   for (const auto& [layer, stats] : expected) {
-    const std::vector<float>& values = found.at(layer)->values.at(GetParam());
+    const PlainVector<float>& values = found.at(layer)->values.at(GetParam());
     ASSERT_EQ(values.size(), stats->values.at(GetParam()).size()) << layer;
     EXPECT_LE(relative_difference(testing::as_row(values), testing::as_row(stats->values.at(GetParam()))),
               allowed)

@@ -33,7 +33,7 @@ inline double relative_difference(Matrix<const float> a, Matrix<const float> b) 
   return std::sqrt(difference / norm);
 }
 
-inline Matrix<const float> as_row(const std::vector<float>& values) {
+inline Matrix<const float> as_row(std::span<const float> values) {
   return {values.data(), 1, static_cast<int64_t>(values.size())};
 }
 

@@ -173,6 +173,45 @@ TEST_F(Calibration, DoesNotDependOnThreads) {
   }
 }
 
+// Keeps what it gets of some blocks.
+class PartialStore final : public StatisticsStore {
+ public:
+  explicit PartialStore(int64_t every) : every_(every) {}
+  CalibrationStats load(int64_t block) const override { return blocks[block]; }
+  void save(int64_t block, const CalibrationStats& stats) const override {
+    ++saved;
+    if (block % every_ == 0) add_statistics(stats, blocks[block]);
+  }
+  mutable int saved = 0;
+  mutable std::map<int64_t, CalibrationStats> blocks;
+
+ private:
+  int64_t every_;
+};
+
+TEST_F(Calibration, BlocksThatAStoreKnowsAreNotRunAgain) {
+  CalibrationPlan first = plan(CalibrationInputs::floating);
+  first.also = {"max_magnitude"};
+  const PartialStore all(1), some(3);
+  for (const PartialStore* store : {&all, &some}) {
+    first.store = store;
+    calibrate_and_quantize(transformer_, *quantizer_, first);
+    EXPECT_EQ(store->saved, 8);
+    EXPECT_TRUE(store->load(3).begin()->second->has("max_magnitude")) << "collected for a later method";
+  }
+  CalibrationPlan second = plan(CalibrationInputs::floating);
+  second.kept = {kHistogram, "max_magnitude"};
+  const Calibrated direct = calibrate_and_quantize(transformer_, *quantizer_, second);
+  for (const PartialStore* store : {&all, &some}) {
+    second.store = store;
+    const Calibrated found = calibrate_and_quantize(transformer_, *quantizer_, second);
+    EXPECT_EQ(store->saved, store == &all ? 8 : 8 + 5) << "blocks 0, 3 and 6 are known";
+    for (const auto& [id, stats] : direct.stats)
+      for (const std::string& name : second.kept)
+        EXPECT_TRUE(std::ranges::equal(found.stats.at(id)->at(name), stats->at(name))) << id << " " << name;
+  }
+}
+
 TEST_F(Calibration, WithoutCollectorsNoWindowsAreNeeded) {
   CalibrationPlan nothing;
   const Calibrated calibrated = calibrate_and_quantize(transformer_, *quantizer_, nothing);
@@ -185,7 +224,7 @@ TEST(Collectors, SecondMomentIsTheMeanOfProducts) {
   const auto collector = Registry<Collector>::get().make("second_moment");
   collector->observe(x.view().rows_between(0, 20));
   collector->observe(x.view().rows_between(20, 50));
-  const std::vector<float> found = collector->finish();
+  const PlainVector<float> found = collector->finish();
   for (int64_t i = 0; i < 21; ++i)
     for (int64_t j = 0; j < 21; ++j) {
       double mean = 0;
@@ -204,7 +243,7 @@ class Infinite final : public Collector {
   };
   explicit Infinite(Options) {}
   void observe(ConstActivations) override {}
-  std::vector<float> finish() override { return {0.0f, HUGE_VALF}; }
+  PlainVector<float> finish() override { return {0.0f, HUGE_VALF}; }
 };
 
 TEST_F(Calibration, StatisticsThatAreNotFiniteFailNamingTheLayer) {

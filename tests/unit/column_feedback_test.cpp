@@ -11,7 +11,9 @@
 #include "core/accelerator.h"
 #include "core/dtype.h"
 #include "numbers.h"
-#include "quant/weighted_kmeans.h"
+#include "quant/grading_rule.h"
+#include "quant/nested_clusters.h"
+#include "quant/quantizer.h"
 
 namespace grinqh {
 namespace {
@@ -198,12 +200,15 @@ class Listener final : public Accelerator {
   }
   void search_clips(const ClipTask&) override { asked.push_back("search_clips"); }
   void round_with_feedback(const FeedbackTask&) override { asked.push_back("round_with_feedback"); }
-  // Every value but the first k - 1 in the last cluster, best or not.
-  void partition_rows(const PartitionTask& task) override {
-    asked.push_back("partition_rows");
-    for (int64_t r = 0; r < task.borders.rows; ++r)
-      for (int64_t c = 0; c <= task.k; ++c)
-        task.borders(r, c) = static_cast<int>(c < task.k ? c : task.rows[static_cast<size_t>(r)].size());
+  void cluster_rows(const ClusterTask& task) override {
+    asked.push_back("cluster_rows");
+    for (int64_t r = 0; r < task.codes.rows; ++r) std::ranges::fill(task.codes.row_span(r), uint8_t{3});
+    for (MatrixBuffer<uint16_t>& table : task.tables)
+      std::fill_n(table.data(), table.size(), uint16_t{0x3c00});
+  }
+  void level_errors(const LevelTask& task) override {
+    asked.push_back("level_errors");
+    for (int64_t k = 0; k < task.errors.rows; ++k) std::ranges::fill(task.errors.row_span(k), 5.0);
   }
 };
 
@@ -226,12 +231,16 @@ TEST(Accelerator, IsAskedForWhatIsHeavyWhileItIsInstalled) {
     EXPECT_EQ(notes, (std::map<std::string, double>{{"feedback_on_host", 1}}));
     MatrixBuffer<float> shares(8, 1);
     search_clips({"layer", problem.weight, problem.weight, 4, 16, 10, 20, shares});
-    const std::vector<float> values{0, 6, 10, 11, 12, 13}, weights(6, 1.0f);
-    const std::vector<SortedRow> rows(2, SortedRow(values, weights));
-    EXPECT_EQ(optimal_clusters(rows, 2)[1], (std::vector<int>{0, 1, 6})) << "its borders, if not the best";
+    const LayerStats nothing;
+    const LinearTask task{"layer", problem.weight, nothing};
+    const Sensitivity same("none", task);
+    EXPECT_EQ(cluster_rows("layer", problem.weight, same, {}, 3, 4).codes.row(7)[15], 3) << "its codes";
+    cluster_rows("layer", problem.weight, same, {}, 5, 6);  // more clusters than values: done here
+    const auto rounded = Registry<Quantizer>::get().make("rtn", {{"group", {0, ""}}})->quantize(task);
+    EXPECT_EQ(level_errors(problem.weight, *rounded, rounded->levels()).row(0)[15], 5.0) << "its errors";
   }
   const std::vector<std::string> expected{"inverse_cholesky", "symmetric_eigen", "round_with_feedback",
-                                          "search_clips", "partition_rows"};
+                                          "search_clips",     "cluster_rows",    "level_errors"};
   EXPECT_EQ(listener->asked, expected);
   notes.clear();
   round_with_feedback(problem.weight, problem.factor, {}, affine);

@@ -7,7 +7,7 @@
 namespace grinqh {
 namespace {
 
-using Values = std::vector<float>;
+using Values = PlainVector<float>;
 
 TEST(MergeValues, ByHand) {
   const Values a{1, 2, 8}, b{5, 6, 4};

@@ -12,10 +12,10 @@ namespace {
 class ClusteredMatrix : public ::testing::Test {
  protected:
   ClusteredMatrix() {
-    std::vector<float>& fisher = stats_.values["fisher_diagonal"];
+    PlainVector<float>& fisher = stats_.values["fisher_diagonal"];
     for (const float g : testing::random_vector(kOut * kIn, 2)) fisher.push_back(g * g);
-    std::vector<float>& moments = stats_.values["second_moment"];
-    moments = testing::random_vector(kIn * kIn, 3);
+    PlainVector<float>& moments = stats_.values["second_moment"];
+    for (const float each : testing::random_vector(kIn * kIn, 3)) moments.push_back(each);
     for (int64_t i = 0; i < kIn; ++i)
       moments[static_cast<size_t>(i * kIn + i)] = 1.0f + static_cast<float>(i);
   }

@@ -217,7 +217,7 @@ TEST(SampledInputs, AreEveryNthTokenHoweverTheyCome) {
     const auto collector = Registry<Collector>::get().make("sampled_inputs");
     for (int64_t t = 0; t < 1500; t += batch)
       collector->observe(x.view().rows_between(t, std::min<int64_t>(t + batch, 1500)));
-    const std::vector<float> found = collector->finish();
+    const PlainVector<float> found = collector->finish();
     ASSERT_EQ(found.size(), 2u * 375) << "every fourth of 1500";
     for (size_t i = 0; i < 375; ++i) EXPECT_EQ(found[2 * i], x.row(static_cast<int64_t>(4 * i))[0]);
   }

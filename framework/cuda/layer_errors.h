@@ -1,0 +1,11 @@
+// level_errors() of quant/grading_rule.h on the device.
+#pragma once
+
+#include "cuda/transfers.h"
+#include "quant/grading_rule.h"
+
+namespace grinqh::cuda {
+
+void find_level_errors(const LevelTask& task, Transfers& transfers, Stream stream);
+
+}  // namespace grinqh::cuda
