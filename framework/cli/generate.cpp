@@ -6,14 +6,11 @@
 
 #include <fmt/format.h>
 
-#include "calib/calibration_windows.h"
 #include "cli/command.h"
-#include "core/registry.h"
 #include "core/text.h"
-#include "experiment/plan.h"
 #include "experiment/prepare.h"
 #include "experiment/rehearsal.h"
-#include "experiment/transforms.h"
+#include "experiment/single_method.h"
 #include "model/tokenizer.h"
 #include "runtime/backend.h"
 #include "runtime/generate.h"
@@ -91,23 +88,6 @@ std::vector<int32_t> encode_prompt(const Request& request, const Tokenizer& toke
   return ids;
 }
 
-// Few windows, as someone waits for the answer: a sweep sets its own.
-constexpr int64_t kWindows = 32, kContext = 256;
-
-MatrixBuffer<int32_t> calibration_windows(const Request& request, const Transformer& transformer,
-                                          const Tokenizer& tokenizer, int64_t windows, int64_t context) {
-  if (request.calibration == "self")
-    return sample_windows(transformer, windows, context, request.sampling.seed);
-  const std::string text = read_file(request.calibration, "calibration text");
-  const std::vector<int32_t> ids =
-      encode_for_model(tokenizer, text, transformer.vocab(), request.calibration);
-  const int64_t whole = static_cast<int64_t>(ids.size()) / context;
-  if (whole == 0)
-    bad_input("{}: the text has {} tokens, one calibration window needs {}", request.calibration, ids.size(),
-              context);
-  return spread_windows(ids, std::min(windows, whole), context);
-}
-
 // The figures of a generation, for stderr.
 struct Timing {
   Clock::time_point begin = Clock::now(), first, last;
@@ -158,42 +138,17 @@ int generate_text(const std::vector<std::string>& words) {
   const Transformer& transformer = *on_device;
   const std::vector<int32_t> prompt = encode_prompt(request, tokenizer, model.config);
 
-  std::optional<TransformedModel> transformed;
-  std::unique_ptr<Transformer> its_transformer;
-  const Transformer* subject = &transformer;
-  Calibrated calibrated;
-  std::unique_ptr<PrecisionPolicy> policy;
-  Level prefill_level = kFullLevel;
-  if (!request.method.empty()) {
-    const MethodSpec& method = request.method.front();
-    CalibrationPlan plan;
-    plan.kept = Registry<PrecisionPolicy>::get().make(method.policy.name, method.policy.settings)->needs();
-    plan.layers = method.layers;
-    MatrixBuffer<int32_t> windows;
-    if (method.calibrates())
-      windows = calibration_windows(request, transformer, tokenizer, kWindows,
-                                    std::min(kContext, model.config.max_context));
-    plan.windows = windows.view();
-    if (!method.transforms.empty()) {
-      transformed = apply_transforms(method.transforms, model, windows, request.sampling.seed, device);
-      its_transformer = make_transformer(transformed->model, device);
-      subject = its_transformer.get();
-    }
-    const auto quantizer = Registry<Quantizer>::get().make(method.quantizer.name, method.quantizer.settings);
-    calibrated = calibrate_and_quantize(*subject, *quantizer, plan);
-    policy = prepare_policy(method, *subject, calibrated, windows);
-    MemoryStore values;
-    plan_policy(*policy, method, *subject, calibrated.model,
-                {[&](int64_t count, int64_t context) {
-                   return calibration_windows(request, transformer, tokenizer, count, context);
-                 },
-                 values});
-    prefill_level = method.prefill_level;
-  }
+  std::optional<SingleMethod> method;
+  if (!request.method.empty())
+    method.emplace(request.method.front(), transformer,
+                   QuickCalibration{.text = request.calibration, .seed = request.sampling.seed});
+  const Transformer& subject = method ? method->subject() : transformer;
+  const QuantizedModel none;
+  const QuantizedModel& quantized = method ? method->model() : none;
 
   // Without a quantized layer all of them run in float.
-  const auto linears = subject->quantized_linears(calibrated.model, policy.get(), prefill_level);
-  const auto weights = static_cast<double>(calibrated.model.weights());
+  const auto linears = method ? method->linears() : subject.decoding_linears(none, nullptr);
+  const auto weights = static_cast<double>(quantized.weights());
   Timing timing;
   Stream stream(tokenizer);
   const auto on_token = [&](size_t, int32_t token) {
@@ -208,7 +163,7 @@ int generate_text(const std::vector<std::string>& words) {
     stream.add(token);
     return true;
   };
-  generate(*subject, *linears, {prompt.data(), 1, static_cast<int64_t>(prompt.size())}, request.count,
+  generate(subject, *linears, {prompt.data(), 1, static_cast<int64_t>(prompt.size())}, request.count,
            request.sampling, on_token, weights > 0);
   stream.finish();
   report(timing, static_cast<int64_t>(prompt.size()), weights > 0);

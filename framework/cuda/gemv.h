@@ -21,6 +21,10 @@ namespace grinqh::cuda {
 struct GemvReading {
   Level level = kFullLevel;              // one that the layer stores, above 0
   const GradingRule* grading = nullptr;  // without budget; every token grades for itself
+  // Where `level` lies on the device instead, read when the product runs: a schedule changes it between
+  // replays of one captured graph. What a layer does not store means its next level below, or its lowest.
+  // For layouts whose kernels say so; the others refuse it.
+  const uint8_t* device_level = nullptr;
 };
 
 // Of one layer, or of several that have their input in common (q, k and v; gate and up): their outputs lie

@@ -76,6 +76,14 @@ void fill_zero(void* device, int64_t bytes, Stream stream) {
   check_call(cudaMemsetAsync(device, 0, static_cast<size_t>(bytes), stream), "cudaMemsetAsync");
 }
 
+int64_t peak_bytes(int device) {
+  cudaMemPool_t pool = nullptr;
+  check_call(cudaDeviceGetDefaultMemPool(&pool, device), "cudaDeviceGetDefaultMemPool");
+  uint64_t bytes = 0;
+  check_call(cudaMemPoolGetAttribute(pool, cudaMemPoolAttrUsedMemHigh, &bytes), "cudaMemPoolGetAttribute");
+  return static_cast<int64_t>(bytes);
+}
+
 MemoryState memory_state() {
   size_t free = 0, total = 0;
   check_call(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");

@@ -55,5 +55,7 @@ struct MemoryState {
   int64_t free, total;
 };
 MemoryState memory_state();
+// The most that `Bytes` of a device held at a time.
+int64_t peak_bytes(int device);
 
 }  // namespace grinqh::cuda

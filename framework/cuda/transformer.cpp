@@ -6,11 +6,12 @@
 
 #include "core/backend_module.h"
 #include "core/error.h"
-#include "core/rng.h"
 #include "cuda/accelerator.h"
 #include "cuda/backward_pass.h"
 #include "cuda/decode_engine.h"
+#include "cuda/kernel_bench.h"
 #include "cuda/ops.h"
+#include "cuda/product_timer.h"
 #include "cuda/scores.h"
 #include "runtime/backend.h"
 
@@ -312,48 +313,22 @@ bool DeviceTransformer::all_finite(ConstActivations x) const {
 }
 
 double DeviceTransformer::time_product(int64_t tokens, int64_t in, int64_t out) const {
-  constexpr int kRepetitions = 8;
-  const auto random = [&](int64_t rows, int64_t cols) {
-    constexpr int64_t kDistinct = 4096;  // rows; the product does not mind that they come again
-    MatrixBuffer<float> host(std::min(rows, kDistinct), cols);
-    Rng rng(static_cast<uint64_t>(rows));
-    for (int64_t i = 0; i < host.size(); ++i) host.data()[i] = static_cast<float>(rng.uniform() - 0.5);
-    OwnedMatrix matrix(context_, rows, cols, context_.type());
-    for (int64_t first = 0; first < rows; first += host.rows()) {
-      const int64_t count = std::min(host.rows(), rows - first);
-      context_.copy(host.view().rows_between(0, count),
-                    activations(matrix.view().rows_between(first, first + count)));
-    }
-    return matrix;
-  };
-  const OwnedMatrix x = random(tokens, in), w = random(out, in), y(context_, tokens, out, context_.type());
-  const auto run = [&] { context_.gemm().nt(x.view(), w.view(), y.view(), 1.0f, 0.0f, context_.stream()); };
-  run();
-  cudaEvent_t begin = nullptr, end = nullptr;
-  check_call(cudaEventCreate(&begin), "cudaEventCreate");
-  check_call(cudaEventCreate(&end), "cudaEventCreate");
-  check_call(cudaEventRecord(begin, context_.stream()), "cudaEventRecord");
-  for (int i = 0; i < kRepetitions; ++i) run();
-  check_call(cudaEventRecord(end, context_.stream()), "cudaEventRecord");
-  synchronize();
-  float milliseconds = 0;
-  check_call(cudaEventElapsedTime(&milliseconds, begin, end), "cudaEventElapsedTime");
-  cudaEventDestroy(begin);
-  cudaEventDestroy(end);
-  return static_cast<double>(milliseconds) * 1e-3 / kRepetitions;
+  return cuda::time_product(context_, tokens, in, out);
 }
 
 namespace {
 
 const RegisterCudaDevices devices{device_count};
 
-const RegisterBackend backend{Device::cuda,
-                              {[](const Model& model, const DeviceChoice& device,
-                                  DType rope_frequencies) -> std::unique_ptr<Transformer> {
-                                 return std::make_unique<DeviceTransformer>(model, device, rope_frequencies);
-                               },
-                               [](const DeviceChoice& device) { return make_accelerator(device.index); },
-                               [](const DeviceChoice& device) { return device_description(device.index); }}};
+const RegisterBackend backend{
+    Device::cuda,
+    {[](const Model& model, const DeviceChoice& device,
+        DType rope_frequencies) -> std::unique_ptr<Transformer> {
+       return std::make_unique<DeviceTransformer>(model, device, rope_frequencies);
+     },
+     [](const DeviceChoice& device) { return make_accelerator(device.index); },
+     [](const DeviceChoice& device) { return device_description(device.index); }, make_kernel_bench,
+     [](const DeviceChoice& device) { return peak_bytes(device.index); }}};
 
 }  // namespace
 }  // namespace grinqh::cuda

@@ -23,6 +23,11 @@ class DeviceTransformer final : public Transformer {
   std::unique_ptr<QuantizedExecutor> quantized_linears(const QuantizedModel& model,
                                                        const PrecisionPolicy* policy,
                                                        Level prefill_level) const override;
+  std::unique_ptr<QuantizedExecutor> decoding_linears(const QuantizedModel& model,
+                                                      const PrecisionPolicy* policy,
+                                                      Level prefill_level) const override {
+    return quantized_linears(model, policy, prefill_level);
+  }
   std::unique_ptr<LinearExecutor> replaced_linears(
       std::span<const LinearWeights* const> layers,
       std::span<const Matrix<const float>> weights) const override;

@@ -11,6 +11,7 @@
 
 namespace grinqh {
 
+class KernelBench;
 class Transformer;
 
 struct Backend {
@@ -20,6 +21,9 @@ struct Backend {
   std::function<std::shared_ptr<Accelerator>(const DeviceChoice&)> make_accelerator;
   // What the device is, for the record: its name, memory, driver.
   std::function<std::string(const DeviceChoice&)> description;
+  std::function<std::unique_ptr<KernelBench>(const DeviceChoice&)> make_kernel_bench;
+  // The most memory of the device that this process held at a time.
+  std::function<int64_t(const DeviceChoice&)> peak_bytes;
 };
 
 struct RegisterBackend {

@@ -61,8 +61,19 @@ void forward_by_rows(const Kernel& kernel, const QuantizedLinear& layer, const F
 }  // namespace
 
 QuantizedLinears::QuantizedLinears(const QuantizedModel& model, const PrecisionPolicy* policy,
-                                   Level prefill_level)
-    : model_(model), policy_(policy), prefill_level_(prefill_level) {}
+                                   Level prefill_level, DecodeKernels decode_kernels)
+    : model_(model), policy_(policy), prefill_level_(prefill_level), decode_kernels_(decode_kernels) {}
+
+const Gemv* QuantizedLinears::gemv_of(const QuantizedLinear& layer) {
+  const auto rows = std::ssize(steps_);
+  if (decode_kernels_ == DecodeKernels::exact || decoded_rows_ < rows || rows > kMaxGemvTokens)
+    return nullptr;
+  const auto [it, added] = gemvs_.try_emplace(&layer);
+  if (added)
+    for (const GemvKernel& kernel : gemv_kernels(layer.layout()))
+      if (!it->second) it->second = kernel.make(layer);
+  return it->second.get();
+}
 
 void QuantizedLinears::begin_batch(std::span<const Step> steps) {
   steps_.assign(steps.begin(), steps.end());
@@ -80,7 +91,9 @@ void QuantizedLinears::run(const LinearWeights& linear, ConstActivations inputs,
   const Precision precision = choose(layer, linear.id, x);
   count(layer, precision);
   const Kernel& kernel = find_kernel(layer.layout(), Device::cpu);
-  if (one_level_a_row(precision.levels))
+  if (const Gemv* gemv = gemv_of(layer))
+    gemv->run(x, precision, y);
+  else if (one_level_a_row(precision.levels))
     forward_by_rows(kernel, layer, {x, y, precision});
   else
     kernel.forward(layer, {x, y, precision});

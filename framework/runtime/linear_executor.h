@@ -3,11 +3,14 @@
 #pragma once
 
 #include <functional>
+#include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "core/tensor.h"
 #include "model/model.h"
+#include "quant/gemv.h"
 #include "quant/kernel_table.h"
 #include "quant/precision_policy.h"
 #include "quant/quantized_model.h"
@@ -49,12 +52,18 @@ class QuantizedExecutor : public LinearExecutor {
   virtual const RowTraffic& traffic() const = 0;
 };
 
+// What multiplies batches of a few decoded tokens on the CPU.
+enum class DecodeKernels : uint8_t {
+  exact,  // the layouts' kernels, as for all other batches: a token gets the same bits alone and among many
+  fast    // those of quant/gemv.h where a layout has one: other roundings, and weights are packed once more
+};
+
 // The same on the CPU, by the layouts' kernels.
 class QuantizedLinears final : public QuantizedExecutor {
  public:
   // A null policy reads everything.
   QuantizedLinears(const QuantizedModel& model, const PrecisionPolicy* policy,
-                   Level prefill_level = kFullLevel);
+                   Level prefill_level = kFullLevel, DecodeKernels decode_kernels = DecodeKernels::exact);
 
   void begin_batch(std::span<const Step> steps) override;
   void run(const LinearWeights& linear, ConstActivations x, Activations y) override;
@@ -64,6 +73,8 @@ class QuantizedLinears final : public QuantizedExecutor {
   const RowTraffic& traffic() const override { return traffic_; }
 
  private:
+  // Null: the layout's kernel multiplies this batch.
+  const Gemv* gemv_of(const QuantizedLinear& layer);
   Precision choose(const QuantizedLinear& layer, const std::string& id, Matrix<const float> x);
   void add_offset(std::span<const float> offset, Matrix<float> y);
   void count(const QuantizedLinear& layer, const Precision& precision);
@@ -71,6 +82,8 @@ class QuantizedLinears final : public QuantizedExecutor {
   const QuantizedModel& model_;
   const PrecisionPolicy* policy_;
   Level prefill_level_;
+  DecodeKernels decode_kernels_;
+  std::map<const QuantizedLinear*, std::unique_ptr<Gemv>> gemvs_;  // made when a layer first decodes
   FloatLinears float_;
   std::vector<Step> steps_;
   int64_t decoded_rows_ = 0;

@@ -35,6 +35,12 @@ std::unique_ptr<QuantizedExecutor> Transformer::quantized_linears(const Quantize
   return std::make_unique<QuantizedLinears>(model, policy, prefill_level);
 }
 
+std::unique_ptr<QuantizedExecutor> Transformer::decoding_linears(const QuantizedModel& model,
+                                                                 const PrecisionPolicy* policy,
+                                                                 Level prefill_level) const {
+  return std::make_unique<QuantizedLinears>(model, policy, prefill_level, DecodeKernels::fast);
+}
+
 std::unique_ptr<LinearExecutor> Transformer::replaced_linears(
     std::span<const LinearWeights* const> layers, std::span<const Matrix<const float>> weights) const {
   return std::make_unique<ReplacedLinears>(layers, weights);

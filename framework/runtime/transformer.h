@@ -47,6 +47,10 @@ class Transformer {
   virtual std::unique_ptr<QuantizedExecutor> quantized_linears(const QuantizedModel& model,
                                                                const PrecisionPolicy* policy,
                                                                Level prefill_level = kFullLevel) const;
+  // The same for generating: kernels for few tokens at a time may round otherwise than those for many.
+  virtual std::unique_ptr<QuantizedExecutor> decoding_linears(const QuantizedModel& model,
+                                                              const PrecisionPolicy* policy,
+                                                              Level prefill_level = kFullLevel) const;
   // Some layers with other float weights, the rest float. layers[i] has weights[i], [out, in].
   virtual std::unique_ptr<LinearExecutor> replaced_linears(
       std::span<const LinearWeights* const> layers, std::span<const Matrix<const float>> weights) const;

@@ -178,7 +178,11 @@ Violations check_header_form(const SourceFile& header) {
   if (!header.text.starts_with("//"))
     violations.push_back(header.path + ":1: a header starts with a comment that says what it is for");
   const std::vector<std::string> lines = split(header.text, '\n');
-  if (std::find(lines.begin(), lines.end(), "#pragma once") == lines.end())
+  // Highway compiles "-inl.h" once for every instruction set.
+  const bool again = header.path.ends_with("-inl.h");
+  if (again && header.text.find("== defined(HWY_TARGET_TOGGLE)") == std::string::npos)
+    violations.push_back(header.path + ":1: a header -inl.h has Highway's guard for every instruction set");
+  if (!again && std::find(lines.begin(), lines.end(), "#pragma once") == lines.end())
     violations.push_back(header.path + ":1: a header has a line #pragma once");
   return violations;
 }

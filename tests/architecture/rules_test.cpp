@@ -132,6 +132,11 @@ TEST(Headers, HaveAGuardAndSayWhatTheyAreFor) {
   EXPECT_THAT(check_header_form({"a.h", "// What it is.\n#pragma once\n"}), IsEmpty());
   EXPECT_THAT(check_header_form({"a.h", "// What it is.\n"}), ElementsAre(HasSubstr("#pragma once")));
   EXPECT_THAT(check_header_form({"a.h", "#pragma once\n"}), ElementsAre(HasSubstr("comment")));
+  EXPECT_THAT(
+      check_header_form({"a-inl.h", "// What it is.\n#if defined(A) == defined(HWY_TARGET_TOGGLE)\n"}),
+      IsEmpty());
+  EXPECT_THAT(check_header_form({"a-inl.h", "// What it is.\n#pragma once\n"}),
+              ElementsAre(HasSubstr("Highway's guard")));
 }
 
 TEST(Length, IsLimited) {

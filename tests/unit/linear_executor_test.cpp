@@ -111,6 +111,25 @@ TEST_F(QuantizedExecutor, WithoutAPolicyEverythingIsRead) {
   expect_rows(y, linears.traffic(), [](int64_t) { return all_at(8); });
 }
 
+TEST_F(QuantizedExecutor, AFewDecodedTokensTakeFastKernelsWhereTheyMay) {
+  const ByTurns policy;
+  const std::vector<Step> decoded(8, {Phase::decode, 0, 0});
+  QuantizedLinears exact(model_, &policy), fast(model_, &policy, kFullLevel, DecodeKernels::fast);
+  const MatrixBuffer<float> expected = run(exact, decoded);
+  const RowTraffic traffic = exact.traffic();
+  const MatrixBuffer<float> y = run(fast, decoded);
+  const double error = testing::worst_row_error(y.view(), expected.view());
+  EXPECT_GT(error, 0) << "another kernel rounds otherwise";
+  EXPECT_LT(error, 2e-3);
+  EXPECT_EQ(fast.traffic().codes, traffic.codes);
+  EXPECT_EQ(fast.traffic().total, traffic.total);
+  EXPECT_EQ(testing::relative_error(run(fast, steps_), run(exact, steps_)), 0.0)
+      << "with prompts in the batch";
+  x_ = testing::random_matrix(kMaxGemvTokens + 1, kIn, 2);
+  const std::vector<Step> many(static_cast<size_t>(x_.rows()), {Phase::decode, 0, 0});
+  EXPECT_EQ(testing::relative_error(run(fast, many), run(exact, many)), 0.0) << "with too many tokens";
+}
+
 TEST_F(QuantizedExecutor, TrafficAddsUpOverLayersAndStartsAnewWithABatch) {
   const AlwaysTwo policy;
   QuantizedLinears linears(model_, &policy);

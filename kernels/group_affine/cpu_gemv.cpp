@@ -1,0 +1,186 @@
+// Decoding products of layout "group_affine" on the CPU: weights repacked (cpu_order.h), inputs rounded to
+// integers of 16 bits with a step for every group or 256 of them, exact integer sums.
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "core/error.h"
+#include "core/half.h"
+#include "core/parallel.h"
+#include "kernels/group_affine/cpu_gemv_kernel.h"
+#include "kernels/group_affine/layout.h"
+#include "quant/gemv.h"
+
+namespace grinqh {
+
+namespace {
+
+using namespace group_affine;
+
+// The layer's buffers as it owns them.
+struct Source {
+  GroupAffineShape shape;
+  const uint8_t *codes = nullptr, *scales = nullptr, *zeros = nullptr, *column_scales = nullptr;
+
+  explicit Source(const QuantizedLinear& layer) : shape(GroupAffineShape::of(layer.attributes())) {
+    for (const NamedBuffer& buffer : layer.buffers()) {
+      const auto* bytes = reinterpret_cast<const uint8_t*>(buffer.bytes.data());
+      if (buffer.name == "codes") codes = bytes;
+      if (buffer.name == "scales") scales = bytes;
+      if (buffer.name == "zeros") zeros = bytes;
+      if (buffer.name == "column_scales") column_scales = bytes;
+    }
+  }
+
+  uint32_t field(const uint8_t* row, int64_t index) const {
+    const int64_t bit = index * shape.bits, byte = bit / 8;
+    uint32_t window = row[byte];
+    if (bit % 8 + shape.bits > 8) window |= static_cast<uint32_t>(row[byte + 1]) << 8;
+    return window >> bit % 8 & ((1u << shape.bits) - 1);
+  }
+  uint32_t code(int64_t row, int64_t i) const { return field(codes + row * shape.code_row_bytes(), i); }
+  uint32_t integer_zero(int64_t row, int64_t g) const {
+    return field(zeros + row * shape.zero_row_bytes(), g);
+  }
+};
+
+CpuOrder order_of(const GroupAffineShape& shape) {
+  CpuOrder order;
+  order.out = shape.out;
+  order.in = shape.in;
+  order.group = shape.group_size();
+  order.bits = shape.bits;
+  order.zeros = shape.symmetric ? Zeros::middle : shape.real_zeros ? Zeros::halves : Zeros::bytes;
+  return order;
+}
+
+// Puts the `width` bits of a code that a part holds to input `i` of a block. words: the lane of its output in
+// the part's first 64 bytes.
+void put_code(uint32_t* words, int width, int64_t i, uint32_t code) {
+  const auto half = static_cast<int>(i / 16 * 16), pair = static_cast<int>(i % 16);
+  const int fields = width == 3 ? 5 : 16 / width;
+  if (width == 3 && pair == 15) {
+    for (int bit = 0; bit < 3; ++bit) words[bit * 16] |= (code >> bit & 1) << (half + 15);
+  } else {
+    words[pair / fields * 16] |= code << (half + pair % fields * width);
+  }
+}
+
+class GroupAffineGemv final : public Gemv {
+ public:
+  explicit GroupAffineGemv(const Source& source)
+      : Gemv(source.shape.out, source.shape.in),
+        order_(order_of(source.shape)),
+        spans_(order_.spans()),
+        codes_(MatrixBuffer<uint32_t>::zeroed(order_.tiles(), order_.tile_bytes() / 4)),
+        scales_(MatrixBuffer<uint16_t>::zeroed(1, order_.parameters())),
+        zeros_(MatrixBuffer<uint8_t>::zeroed(1, order_.parameters() * order_.zero_bytes())) {
+    parallel_for(order_.tiles(), [&](int64_t tile) { pack_tile(source, tile); });
+    if (!source.shape.column_scales) return;
+    std::vector<uint16_t> halves(static_cast<size_t>(in()));
+    std::memcpy(halves.data(), source.column_scales, halves.size() * sizeof(uint16_t));
+    columns_.resize(halves.size());
+    std::ranges::transform(halves, columns_.begin(), from_half);
+  }
+
+  int64_t bytes() const override {
+    return order_.bytes() + static_cast<int64_t>(columns_.size() * sizeof(float));
+  }
+  int64_t bytes_read(const LevelCounts&) const override { return bytes(); }
+
+  std::unique_ptr<Gemv> clone() const override { return std::unique_ptr<Gemv>(new GroupAffineGemv(*this)); }
+
+  void run(Matrix<const float> x, const Precision& precision, Matrix<float> y) const override {
+    check(x.cols == in() && y.cols == out() && x.rows == y.rows && x.rows <= kMaxGemvTokens, "gemv: shapes");
+    check(precision.levels.empty() || precision.levels.rows == x.rows, "gemv: levels of every token");
+    const int64_t pairs = order_.blocks() * CpuOrder::kStrip, spans = std::ssize(spans_);
+    MatrixBuffer<int32_t> rounded(x.rows, pairs);
+    MatrixBuffer<float> steps(x.rows, spans), sums(x.rows, spans);
+    std::vector<RoundedInputs> tokens;
+    for (int64_t t = 0; t < x.rows; ++t) tokens.push_back({rounded.row(t), steps.row(t), sums.row(t)});
+    parallel_for(x.rows, [&](int64_t t) {
+      round_inputs(spans_, x.row(t), columns_.empty() ? nullptr : columns_.data(),
+                   tokens[static_cast<size_t>(t)]);
+    });
+    parallel_for(order_.tiles(), [&](int64_t tile) {
+      alignas(64) float sums_of_tile[kMaxGemvTokens * CpuOrder::kTile];
+      multiply_tile(order_, spans_, weights_of(tile), tokens, sums_of_tile);
+      const int64_t first = tile * CpuOrder::kTile, count = std::min(CpuOrder::kTile, out() - first);
+      for (int64_t t = 0; t < y.rows; ++t)
+        std::copy_n(sums_of_tile + t * CpuOrder::kTile, count, y.row(t) + first);
+    });
+  }
+
+ private:
+  GroupAffineGemv(const GroupAffineGemv& other)
+      : Gemv(other.out(), other.in()),
+        order_(other.order_),
+        spans_(other.spans_),
+        codes_(copy_of(other.codes_)),
+        scales_(copy_of(other.scales_)),
+        zeros_(copy_of(other.zeros_)),
+        columns_(other.columns_) {}
+
+  template <class T>
+  static MatrixBuffer<T> copy_of(const MatrixBuffer<T>& from) {
+    MatrixBuffer<T> to(from.rows(), from.cols());
+    std::copy_n(from.data(), from.size(), to.data());
+    return to;
+  }
+
+  TileWeights weights_of(int64_t tile) const {
+    const int64_t parameters = tile * order_.groups() * CpuOrder::kTile;
+    return {reinterpret_cast<const uint8_t*>(codes_.row(tile)), scales_.data() + parameters,
+            zeros_.data() + parameters * order_.zero_bytes()};
+  }
+
+  void pack_tile(const Source& source, int64_t tile) {
+    const int64_t first = tile * CpuOrder::kTile, count = std::min(CpuOrder::kTile, out() - first);
+    const int upper = order_.bits > 4 && order_.bits < 8 ? order_.bits - 4 : 0;
+    for (int64_t output = 0; output < count; ++output) {
+      const int64_t row = first + output;
+      for (const Span& span : spans_)
+        for (int64_t i = 0; i < span.inputs; ++i) {
+          const int64_t block = span.block + i / CpuOrder::kBlock;
+          uint32_t* words = codes_.row(tile) + block * order_.block_bytes() / 4 +
+                            output / CpuOrder::kStrip * 16 * order_.bits + output % CpuOrder::kStrip;
+          const uint32_t code = source.code(row, span.input + i);
+          if (upper == 0) {
+            put_code(words, order_.bits, i % CpuOrder::kBlock, code);
+          } else {
+            put_code(words, upper, i % CpuOrder::kBlock, code >> 4);
+            put_code(words + upper * 16, 4, i % CpuOrder::kBlock, code & 15);
+          }
+        }
+      for (int64_t g = 0; g < order_.groups(); ++g) pack_parameters(source, row, g);
+    }
+  }
+
+  void pack_parameters(const Source& source, int64_t row, int64_t g) {
+    const int64_t from = row * order_.groups() + g;
+    const int64_t to =
+        (row / CpuOrder::kTile * order_.groups() + g) * CpuOrder::kTile + row % CpuOrder::kTile;
+    std::memcpy(scales_.data() + to, source.scales + from * 2, 2);
+    if (order_.zeros == Zeros::halves)
+      std::memcpy(zeros_.data() + to * 2, source.zeros + from * 2, 2);
+    else if (order_.zeros == Zeros::bytes)
+      zeros_.data()[to] = static_cast<uint8_t>(source.integer_zero(row, g));
+  }
+
+  CpuOrder order_;
+  std::vector<Span> spans_;
+  MatrixBuffer<uint32_t> codes_;
+  MatrixBuffer<uint16_t> scales_;
+  MatrixBuffer<uint8_t> zeros_;
+  std::vector<float> columns_;
+};
+
+const RegisterGemv registered{"group_affine", "integer_pairs",
+                              "2 to 8 bits, any group; inputs as integers of 16 bits",
+                              [](const QuantizedLinear& layer) -> std::unique_ptr<Gemv> {
+                                return std::make_unique<GroupAffineGemv>(Source(layer));
+                              }};
+
+}  // namespace
+
+}  // namespace grinqh

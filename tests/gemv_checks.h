@@ -1,0 +1,83 @@
+// What every decoding kernel of the CPU must hold, whatever its layout.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "core/error.h"
+#include "numbers.h"
+#include "quant/gemv.h"
+
+namespace grinqh::testing {
+
+// Every instruction set that the kernels are built for and this processor has, one after the other.
+template <class Body>
+void with_every_instruction_set(const Body& body) {
+  for (const std::string& name : gemv_instruction_sets()) {
+    SCOPED_TRACE(name);
+    set_gemv_instruction_set(name);
+    body();
+  }
+  set_gemv_instruction_set("");
+}
+
+// y = x W^T in float64, each token with the weights at its own levels.
+inline MatrixBuffer<double> by_definition(const QuantizedLinear& layer, Matrix<const float> x,
+                                          const Precision& precision) {
+  MatrixBuffer<double> y(x.rows, layer.out());
+  MatrixBuffer<float> w(layer.out(), layer.in());
+  for (int64_t t = 0; t < x.rows; ++t) {
+    const std::vector<Level> uniform(static_cast<size_t>(layer.in()), layer.resolve(precision.uniform));
+    layer.dequantize_rows(precision.levels.empty() ? std::span<const Level>(uniform)
+                                                   : std::span<const Level>(precision.levels.row_span(t)),
+                          0, layer.out(), w);
+    const MatrixBuffer<double> row = product_nt(x.rows_between(t, t + 1), w);
+    std::copy_n(row.data(), row.size(), y.row(t));
+  }
+  return y;
+}
+
+inline MatrixBuffer<float> run(const Gemv& gemv, Matrix<const float> x, const Precision& precision) {
+  MatrixBuffer<float> y(x.rows, gemv.out());
+  std::fill_n(y.data(), y.size(), std::nanf(""));
+  gemv.run(x, precision, y);
+  return y;
+}
+
+inline bool same_bits(Matrix<const float> a, Matrix<const float> b) {
+  for (int64_t t = 0; t < a.rows; ++t)
+    if (std::memcmp(a.row(t), b.row(t), static_cast<size_t>(a.cols) * sizeof(float)) != 0) return false;
+  return true;
+}
+
+// Against the definition, by every instruction set; and the same bits from a clone, from other numbers of
+// threads and for a token alone.
+inline void expect_products(const QuantizedLinear& layer, Matrix<const float> x, const Precision& precision) {
+  const MatrixBuffer<double> expected = by_definition(layer, x, precision);
+  const std::vector<GemvKernel> kernels = gemv_kernels(layer.layout());
+  ASSERT_FALSE(kernels.empty());
+  for (const GemvKernel& kernel : kernels) {
+    const auto gemv = kernel.make(layer);
+    ASSERT_NE(gemv, nullptr) << kernel.name;
+    const auto clone = gemv->clone();
+    with_every_instruction_set([&] {
+      const MatrixBuffer<float> y = run(*gemv, x, precision);
+      EXPECT_LE(worst_row_error(y.view(), expected.view()), 0.5 * gemv->tolerance());
+      EXPECT_TRUE(same_bits(y, run(*clone, x, precision)));
+      for (const int count : {1, 3}) {
+        const Threads threads(count);
+        EXPECT_TRUE(same_bits(y, run(*gemv, x, precision))) << count << " threads";
+      }
+      Precision alone = precision;
+      const int64_t last = x.rows - 1;
+      if (!alone.levels.empty()) alone.levels = alone.levels.rows_between(last, x.rows);
+      EXPECT_TRUE(
+          same_bits(y.view().rows_between(last, x.rows), run(*gemv, x.rows_between(last, x.rows), alone)));
+    });
+  }
+}
+
+}  // namespace grinqh::testing
