@@ -242,20 +242,20 @@ __global__ void __launch_bounds__(kThreads, kSets == 0 ? 2 : 1)
       for (int at = threadIdx.x; at < sums_here; at += kThreads) partials[at] = sum_of_warps(at);
       if (static_cast<int>(threadIdx.x) < tokens)
         partials[sum_floats + threadIdx.x] = sum_of_squares(p.input, inputs.squares + threadIdx.x * kWarps);
-      cluster_barrier();
+      wait_for_cluster();
       for (int at = rank * kThreads + threadIdx.x; at < sums_here; at += kThreads * p.cluster_blocks) {
         const int token = at / kOutputs % tokens;
         float sum = 0, square = 0;
         for (int other = 0; other < p.cluster_blocks; ++other) {
-          sum += read_cluster(partials + at, other);
-          square += read_cluster(partials + sum_floats + token, other);
+          sum += of_block(partials + at, other);
+          square += of_block(partials + sum_floats + token, other);
         }
         put(at, sum, factor_of_square(p.input, p.w.in, square));
       }
     }
     turn_of_table ^= 1;
   }
-  if (p.cluster_blocks > 1) cluster_barrier();  // others may still read from here
+  if (p.cluster_blocks > 1) wait_for_cluster();  // others may still read from here
 #else
   __trap();
 #endif
