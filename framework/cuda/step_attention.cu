@@ -291,7 +291,8 @@ int attention_parts(const AttentionShape& shape, int64_t sequences, int64_t capa
   const int64_t sharing = shape.heads / shape.kv_heads, heads = sharing == 1 ? 1 : 4;
   const int64_t others = sequences * shape.kv_heads * ((sharing + heads - 1) / heads);
   int parts = 1;
-  while (parts < 8 && 2 * parts * others <= multiprocessors && 2 * parts * kKeysWorthABlock <= capacity)
+  while (parts < kMostParts && 2 * parts * others <= multiprocessors &&
+         2 * parts * kKeysWorthABlock <= capacity)
     parts *= 2;
   return parts;
 }

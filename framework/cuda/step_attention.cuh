@@ -16,7 +16,7 @@ __device__ inline float of_block(const float* place, int) { return *place; }
 __device__ inline void put_in_block(float*, int, float) { __trap(); }
 #endif
 
-constexpr int kMostParts = 16;
+constexpr int kMostParts = 8;        // blocks of a cluster that any device takes
 constexpr float kLowest = -1.0e30f;  // a running maximum before the first key
 
 // The kernel on tensor cores: false if it does not take the task.
