@@ -242,12 +242,13 @@ std::unique_ptr<StatisticsStore> ArtifactCache::statistics(const std::string& ke
 }
 
 void ArtifactCache::finish() const {
-  for (std::future<void>& commit : std::exchange(commits_, {})) commit.get();
+  for (auto& [path, commit] : std::exchange(commits_, {})) commit.get();
 }
 
 std::optional<CachedCalibration> ArtifactCache::load_calibration(const std::string& key) const {
-  finish();
-  return read_artifact(path("quantized", key), [](hdf5::Group& root) {
+  const fs::path file = path("quantized", key);
+  if (auto commit = commits_.extract(file)) commit.mapped().get();
+  return read_artifact(file, [](hdf5::Group& root) {
     CachedCalibration cached;
     cached.seconds = root.real("seconds");
     cached.calibrated.notes = Json::parse(root.text("notes")).get<LayerNotes>();
@@ -260,7 +261,9 @@ std::optional<CachedCalibration> ArtifactCache::load_calibration(const std::stri
 }
 
 void ArtifactCache::save_calibration(const std::string& key, const CachedCalibration& cached) const {
-  std::unique_ptr<PartFile> file = write_part(path("quantized", key), [&](hdf5::Group& root) {
+  const fs::path place = path("quantized", key);
+  if (auto commit = commits_.extract(place)) commit.mapped().get();
+  std::unique_ptr<PartFile> file = write_part(place, [&](hdf5::Group& root) {
     root.set("seconds", cached.seconds);
     root.set("notes", Json(cached.calibrated.notes).dump());
     hdf5::Group layers = root.create_group("layers");
@@ -269,7 +272,7 @@ void ArtifactCache::save_calibration(const std::string& key, const CachedCalibra
     write_stats(cached.calibrated.stats, statistics);
   });
   // Gigabytes: the disk takes them while the weights are evaluated.
-  commits_.push_back(std::async(std::launch::async, [file = std::move(file)] { file->commit(); }));
+  commits_.emplace(place, std::async(std::launch::async, [file = std::move(file)] { file->commit(); }));
 }
 
 std::optional<std::vector<double>> ArtifactCache::load_values(const std::string& key) const {

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <functional>
 #include <future>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -48,7 +49,7 @@ class ArtifactCache {
  private:
   std::filesystem::path path(const std::string& stage, const std::string& key) const;
   std::filesystem::path folder_;
-  mutable std::vector<std::future<void>> commits_;
+  mutable std::map<std::filesystem::path, std::future<void>> commits_;
 };
 
 // Named values of one context in the cache: what policies find out by trial.
