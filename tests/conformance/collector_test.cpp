@@ -12,7 +12,7 @@ class EveryCollector : public ::testing::TestWithParam<std::string> {
  protected:
   static constexpr int64_t kTokens = 50, kIn = 70;
 
-  std::vector<float> collect(int64_t batch) const {
+  PlainVector<float> collect(int64_t batch) const {
     const auto collector = Registry<Collector>::get().make(GetParam());
     for (int64_t t = 0; t < kTokens; t += batch)
       collector->observe(x_.view().rows_between(t, std::min(t + batch, kTokens)));
@@ -23,7 +23,7 @@ class EveryCollector : public ::testing::TestWithParam<std::string> {
 };
 
 TEST_P(EveryCollector, DoesNotDependOnHowTokensAreCut) {
-  const std::vector<float> whole = collect(kTokens), cut = collect(7);
+  const PlainVector<float> whole = collect(kTokens), cut = collect(7);
   ASSERT_EQ(cut.size(), whole.size());
   ASSERT_FALSE(whole.empty());
   // Sums may be rounded differently.
@@ -31,7 +31,7 @@ TEST_P(EveryCollector, DoesNotDependOnHowTokensAreCut) {
 }
 
 TEST_P(EveryCollector, DoesNotDependOnThreads) {
-  const std::vector<float> expected = collect(kTokens);
+  const PlainVector<float> expected = collect(kTokens);
   for (const int count : {1, 3}) {
     const testing::Threads threads(count);
     EXPECT_EQ(collect(kTokens), expected);
@@ -54,7 +54,7 @@ TEST_P(EveryCollector, MergesPartsIntoTheWhole) {
     collector->observe(x_.view().rows_between(begin, end));
     return collector->finish();
   };
-  const std::vector<float> first = part(0, kFirst), second = part(kFirst, kTokens), whole = collect(kTokens);
+  const PlainVector<float> first = part(0, kFirst), second = part(kFirst, kTokens), whole = collect(kTokens);
   const PlainVector<float> merged = merge_values(Registry<Collector>::get().make(GetParam())->merge(),
                                                  {first, kFirst}, {second, kTokens - kFirst});
   ASSERT_EQ(merged.size(), whole.size());

@@ -14,7 +14,7 @@ class EveryGradientCollector : public ::testing::TestWithParam<std::string> {
  protected:
   static constexpr int64_t kTokens = 40, kSequence = 20, kIn = 301, kOut = 270;
 
-  static std::vector<float> collect(Matrix<const float> x, Matrix<const float> dy) {
+  static PlainVector<float> collect(Matrix<const float> x, Matrix<const float> dy) {
     const auto collector = Registry<GradientCollector>::get().make(GetParam());
     for (int64_t t = 0; t < kTokens; t += kSequence)
       collector->observe(x.rows_between(t, t + kSequence), dy.rows_between(t, t + kSequence));
@@ -26,7 +26,7 @@ class EveryGradientCollector : public ::testing::TestWithParam<std::string> {
 };
 
 TEST_P(EveryGradientCollector, DoesNotDependOnThreads) {
-  const std::vector<float> expected = collect(x_, dy_);
+  const PlainVector<float> expected = collect(x_, dy_);
   ASSERT_FALSE(expected.empty());
   for (const int count : {1, 3}) {
     const testing::Threads threads(count);
@@ -42,9 +42,9 @@ TEST_P(EveryGradientCollector, SeesViewsAsTheyAre) {
     return wide;
   };
   const MatrixBuffer<float> x = widened(x_), dy = widened(dy_);
-  const std::vector<float> found =
+  const PlainVector<float> found =
       collect(x.view().cols_between(1, kIn + 1), dy.view().cols_between(1, kOut + 1));
-  const std::vector<float> expected = collect(x_, dy_);
+  const PlainVector<float> expected = collect(x_, dy_);
   ASSERT_EQ(found.size(), expected.size());
   EXPECT_LT(testing::relative_error(std::span<const float>(found), std::span<const float>(expected)), 1e-6);
 }
