@@ -3,6 +3,7 @@
 #include "core/registry.h"
 #include "eval/evaluator.h"
 #include "model/architecture.h"
+#include "quant/gemv.h"
 #include "quant/gradient_collector.h"
 #include "quant/kernel_table.h"
 #include "quant/model_transform.h"
@@ -63,6 +64,7 @@ void report_registration_conflicts() {
   report_conflicts<Collector>();
   report_conflicts<DriftCollector>();
   report_conflicts<GradientCollector>();
+  for (const std::string& name : gemv_conflicts()) bad_input("two plugins register kernel '{}'", name);
 }
 
 }  // namespace grinqh

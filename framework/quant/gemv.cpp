@@ -20,14 +20,21 @@ std::map<Key, GemvKernel>& table() {
   return kernels;
 }
 
+std::vector<std::string>& conflicts() {
+  static std::vector<std::string> names;
+  return names;
+}
+
 }  // namespace
 
 RegisterGemv::RegisterGemv(std::string_view layout, std::string_view name, std::string_view summary,
                            MakeGemv make) {
   GemvKernel kernel{std::string(layout), std::string(name), std::string(summary), std::move(make)};
   const Key key{kernel.layout, kernel.name};
-  check(table().emplace(key, std::move(kernel)).second, "two kernels of one layout and name");
+  if (!table().emplace(key, std::move(kernel)).second) conflicts().push_back(key.first + "/" + key.second);
 }
+
+const std::vector<std::string>& gemv_conflicts() { return conflicts(); }
 
 std::vector<GemvKernel> gemv_kernels(std::string_view layout) {
   std::vector<GemvKernel> found;

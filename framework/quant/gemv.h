@@ -58,6 +58,8 @@ struct RegisterGemv {
 
 // In the order of their names.
 std::vector<GemvKernel> gemv_kernels(std::string_view layout);
+// "layout/name" of those that were registered twice; main() reports them, as Registry's.
+const std::vector<std::string>& gemv_conflicts();
 
 // The instruction sets that this processor runs and kernels are built for, the best first; a result may
 // differ between them in its last bits.
