@@ -4,9 +4,9 @@
 
 #include "calib/make_collector.h"
 #include "core/dtype.h"
-#include "core/timed_scope.h"
 #include "core/progress.h"
 #include "core/text.h"
+#include "core/timed_scope.h"
 #include "quant/gradient_collector.h"
 #include "runtime/backward.h"
 
