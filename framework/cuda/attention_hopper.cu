@@ -1,4 +1,5 @@
 #include "cuda/attention_kernels.h"
+#include "cuda/device_properties.h"
 #include "cuda/elements.cuh"
 #include "cuda/tensor_cores.cuh"
 #include "cuda/warpgroup.cuh"
@@ -153,13 +154,8 @@ __global__ void __launch_bounds__(kThreads, 2)
 // Whether this GPU runs machine code for sm_90a of this build: the empty body needs next to no registers.
 template <int kDim>
 bool has_body() {
-  int device = 0, major = 0, minor = 0;
-  check_call(cudaGetDevice(&device), "cudaGetDevice");
-  check_call(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
-             "cudaDeviceGetAttribute");
-  check_call(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device),
-             "cudaDeviceGetAttribute");
-  if (major != 9 || minor != 0) return false;
+  const DeviceProperties device = device_properties();
+  if (device.major != 9 || device.minor != 0) return false;
   cudaFuncAttributes attributes{};
   check_call(cudaFuncGetAttributes(&attributes, attention_hopper_kernel<kDim>), "cudaFuncGetAttributes");
   return attributes.numRegs > 64;

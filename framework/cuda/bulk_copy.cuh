@@ -22,6 +22,12 @@ __device__ inline void expect_bytes(uint32_t barrier, int bytes) {
                : "memory");
 }
 
+// Bytes beside those of this phase's arrivals.
+__device__ inline void expect_more_bytes(uint32_t barrier, int bytes) {
+  asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(bytes)
+               : "memory");
+}
+
 // Addresses and bytes: multiples of 16. Runs between multiples of 128 bytes are fastest: others read what
 // lies around their ends too.
 __device__ inline void copy_bulk(const void* from, uint32_t to, int bytes, uint32_t barrier) {

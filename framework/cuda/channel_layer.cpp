@@ -1,4 +1,5 @@
 #include "cuda/channel_layer.h"
+#include "cuda/device_properties.h"
 
 #include "core/error.h"
 #include "cuda/memory.h"
@@ -88,15 +89,10 @@ class ChannelGemv final : public Gemv {
 
 std::unique_ptr<Gemv> make_channel_gemv(ChannelWeights weights, const ChannelBuffers& buffers, Level full,
                                         Stream stream) {
-  int device = 0, major = 0, multiprocessors = 0;
-  check_call(cudaGetDevice(&device), "cudaGetDevice");
-  check_call(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
-             "cudaDeviceGetAttribute");
-  check_call(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
-             "cudaDeviceGetAttribute");
-  if (major < 9) return nullptr;
-  auto gemv =
-      std::make_unique<ChannelGemv>(weights, channel_shape(weights.out, weights.in, multiprocessors), full);
+  const DeviceProperties device = device_properties();
+  if (device.major < 9) return nullptr;
+  auto gemv = std::make_unique<ChannelGemv>(
+      weights, channel_shape(weights.out, weights.in, device.multiprocessors), full);
   gemv->upload(buffers, stream);
   return gemv;
 }

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "cuda/shared_memory.cuh"
+
 namespace grinqh::cuda {
 
 #if __CUDA_ARCH__ >= 900
@@ -17,10 +19,20 @@ __device__ inline void wait_for_cluster() {
   arrive_at_cluster();
   wait_for_arrivals();
 }
+// The same where threads of a warp may have parted.
+__device__ inline void arrive_apart() { asm volatile("barrier.cluster.arrive.release;" ::: "memory"); }
+__device__ inline void wait_apart() { asm volatile("barrier.cluster.wait.acquire;" ::: "memory"); }
+
+// Of this block.
+__device__ inline int rank_in_cluster() {
+  uint32_t rank;
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return static_cast<int>(rank);
+}
 
 // What stands at this place of another block's shared memory. Blocks must not end before others have read.
 __device__ inline float of_block(const float* place, int rank) {
-  uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(place));
+  uint32_t address = shared_address(place);
   float value;
   asm volatile("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(address) : "r"(rank));
   asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(address) : "memory");
@@ -30,13 +42,13 @@ __device__ inline float of_block(const float* place, int rank) {
 // To the same place of another block's shared memory, or of this one's. The block must have begun, and wait
 // for the cluster before it reads.
 __device__ inline void put_in_block(void* place, int rank, uint2 value) {
-  uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(place));
+  uint32_t address = shared_address(place);
   asm volatile("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(address) : "r"(rank));
   asm volatile("st.shared::cluster.v2.u32 [%0], {%1, %2};" ::"r"(address), "r"(value.x), "r"(value.y)
                : "memory");
 }
 __device__ inline void put_in_block(float* place, int rank, float value) {
-  uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(place));
+  uint32_t address = shared_address(place);
   asm volatile("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(address) : "r"(rank));
   asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
 }

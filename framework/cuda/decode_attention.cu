@@ -1,5 +1,7 @@
 #include "cuda/attention.h"
+#include "cuda/device_properties.h"
 #include "cuda/elements.cuh"
+#include "cuda/scatter_sums.cuh"
 
 namespace grinqh::cuda {
 
@@ -27,40 +29,13 @@ struct Split {
   int64_t parts, keys;  // keys of a part
 };
 Split split_of(const AttentionShape& shape, int64_t sequences, int64_t longest_past) {
-  int device = 0, multiprocessors = 0;
-  check_call(cudaGetDevice(&device), "cudaGetDevice");
-  check_call(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
-             "cudaDeviceGetAttribute");
   // Not more blocks than run at once: the last few would run alone.
-  const int64_t wanted =
-      int64_t{kBlocksAMultiprocessor} * multiprocessors / std::max<int64_t>(1, sequences * shape.kv_heads);
+  const int64_t wanted = int64_t{kBlocksAMultiprocessor} * device_properties().multiprocessors /
+                         std::max<int64_t>(1, sequences * shape.kv_heads);
   const int64_t parts =
       std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, ceil_div(longest_past, kKeysWorthABlock)));
   const int64_t keys = ceil_div(ceil_div(longest_past, parts), 16) * 16;
   return {ceil_div(longest_past, keys), keys};
-}
-
-// Sums of kCount values over kLanes lanes, scattered: value v ends at lane v kLanes / kCount, where lanes
-// outnumber values also at those up to the next value's; otherwise a lane holds kCount / kLanes of them in
-// v[0], v[1], ... Halves what is exchanged at every step.
-template <int kLanes, int kCount>
-__device__ void scatter_sums(float (&v)[kCount], int lane) {
-  int held = kCount;
-#pragma unroll
-  for (int step = kLanes / 2; step > 0; step /= 2) {
-    if (held > 1) {
-      held /= 2;
-      const bool upper = lane & step;
-#pragma unroll
-      for (int i = 0; i < kCount / 2; ++i) {
-        if (i >= held) break;
-        const float kept = upper ? v[i + held] : v[i], sent = upper ? v[i] : v[i + held];
-        v[i] = kept + __shfl_xor_sync(0xffffffffu, sent, step);
-      }
-    } else {
-      v[0] += __shfl_xor_sync(0xffffffffu, v[0], step);
-    }
-  }
 }
 
 // kLanes lanes hold a key, eight dimensions each, and serve the kHeads query heads that share it. The softmax

@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/rng.h"
+#include "cuda/device_properties.h"
 #include "cuda/ops.h"
 #include "cuda/step_model.h"
 
@@ -329,10 +330,7 @@ class DecodeEngine final : public Decoder {
 
 std::string obstacle(const DeviceTransformer& transformer, const DeviceQuantizedLinears* quantized,
                      const DecodePlan& plan) {
-  int major = 0;
-  check_call(
-      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, transformer.context().choice().index),
-      "cudaDeviceGetAttribute");
+  const int major = device_properties(transformer.context().choice().index).major;
   const AttentionShape shape = transformer.shape();
   if (major < 9) return fmt::format("compute capability {}.x is below 9.0", major);
   if (plan.sequences > kMaxGemvTokens)

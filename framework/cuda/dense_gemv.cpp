@@ -1,4 +1,5 @@
 #include "cuda/dense_gemv.h"
+#include "cuda/device_properties.h"
 
 #include "cuda/dense_gemv_kernel.h"
 #include "cuda/memory.h"
@@ -55,13 +56,8 @@ class DenseGemv final : public Gemv {
 }  // namespace
 
 std::unique_ptr<Gemv> make_dense_gemv(std::span<const ConstView> weights) {
-  int device = 0, major = 0, multiprocessors = 0;
-  check_call(cudaGetDevice(&device), "cudaGetDevice");
-  check_call(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
-             "cudaDeviceGetAttribute");
-  check_call(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
-             "cudaDeviceGetAttribute");
-  if (major < 9 || weights.empty() || weights.size() > kMaxDenseParts) return nullptr;
+  const DeviceProperties device = device_properties();
+  if (device.major < 9 || weights.empty() || weights.size() > kMaxDenseParts) return nullptr;
   DenseRows rows;
   rows.in = weights.front().cols;
   for (const ConstView& part : weights) {
@@ -69,7 +65,7 @@ std::unique_ptr<Gemv> make_dense_gemv(std::span<const ConstView> weights) {
     rows.out += part.rows;
     rows.parts[rows.count++] = {static_cast<const uint16_t*>(part.data), part.stride, rows.out};
   }
-  return std::make_unique<DenseGemv>(rows, multiprocessors);
+  return std::make_unique<DenseGemv>(rows, device.multiprocessors);
 }
 
 }  // namespace grinqh::cuda

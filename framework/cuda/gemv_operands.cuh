@@ -34,10 +34,10 @@ __device__ float input_factor(const GemvInput& input, int in, int token, float* 
   return rsqrtf(all / static_cast<float>(in) + input.epsilon);
 }
 
-// Inputs 8 item .. 8 item + 7 of a token; zeros from `in` on. factor: input_factor()'s of the token.
-template <class T>
-__device__ void load_inputs(const GemvInput& input, int in, int token, int item, float factor,
-                            float (&v)[8]) {
+// What both kinds of loading do; normalize(value, weight) makes an input of a token that is to be normalized.
+template <class T, class Normalize>
+__device__ void load_formed(const GemvInput& input, int in, int token, int item, float (&v)[8],
+                            const Normalize& normalize) {
   const int first = item * 8, valid = max(0, min(8, in - first));
   const T* x = input_row<T>(input, token);
   load8_part(x + first, valid, v);
@@ -45,7 +45,7 @@ __device__ void load_inputs(const GemvInput& input, int in, int token, int item,
     float weight[8];
     load8_part(input.norm_weight + first, valid, weight);
 #pragma unroll
-    for (int i = 0; i < 8; ++i) v[i] *= factor * weight[i];
+    for (int i = 0; i < 8; ++i) normalize(v[i], weight[i]);
   } else if (input.form == GemvInput::Form::swiglu) {
     float up[8];
     load8_part(x + in + first, valid, up);
@@ -54,28 +54,22 @@ __device__ void load_inputs(const GemvInput& input, int in, int token, int item,
   }
 }
 
+// Inputs 8 item .. 8 item + 7 of a token; zeros from `in` on. factor: input_factor()'s of the token.
+template <class T>
+__device__ void load_inputs(const GemvInput& input, int in, int token, int item, float factor,
+                            float (&v)[8]) {
+  load_formed<T>(input, in, token, item, v, [&](float& value, float weight) { value *= factor * weight; });
+}
+
 // The same of what a normalized token's factor is not in yet: it can multiply the products instead, and then
 // nothing waits for the sum over the token. square: grows by what that sum needs.
 template <class T>
 __device__ void load_unscaled_inputs(const GemvInput& input, int in, int token, int item, float (&v)[8],
                                      float& square) {
-  const int first = item * 8, valid = max(0, min(8, in - first));
-  const T* x = input_row<T>(input, token);
-  load8_part(x + first, valid, v);
-  if (input.form == GemvInput::Form::rms_norm) {
-    float weight[8];
-    load8_part(input.norm_weight + first, valid, weight);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      square = fmaf(v[i], v[i], square);
-      v[i] *= weight[i];
-    }
-  } else if (input.form == GemvInput::Form::swiglu) {
-    float up[8];
-    load8_part(x + in + first, valid, up);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) v[i] = __fdividef(v[i], 1.0f + __expf(-v[i])) * up[i];
-  }
+  load_formed<T>(input, in, token, item, v, [&](float& value, float weight) {
+    square = fmaf(value, value, square);
+    value *= weight;
+  });
 }
 
 // squares: [warps of the block], of a token that is still to be normalized; read after the block's next

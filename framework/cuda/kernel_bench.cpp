@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "cuda/context.h"
+#include "cuda/device_properties.h"
 #include "cuda/gemv.h"
 #include "cuda/graph_timer.h"
 #include "cuda/product_timer.h"
@@ -91,10 +92,8 @@ class BenchedGemv final : public BenchedKernel {
 
 class DeviceKernelBench final : public KernelBench {
  public:
-  explicit DeviceKernelBench(const DeviceChoice& device) : context_(device) {
-    check_call(
-        cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, context_.choice().index),
-        "cudaDeviceGetAttribute");
+  explicit DeviceKernelBench(const DeviceChoice& device)
+      : context_(device), multiprocessors_(device_properties(device.index).multiprocessors) {
     cudaDeviceProp properties;
     check_call(cudaGetDeviceProperties(&properties, context_.choice().index), "cudaGetDeviceProperties");
     name_ = properties.name;

@@ -3,7 +3,9 @@
 #include <algorithm>
 
 #include "cuda/bulk_copy.cuh"
+#include "cuda/device_properties.h"
 #include "cuda/launch.cuh"
+#include "cuda/shared_memory.cuh"
 
 namespace grinqh::cuda {
 
@@ -48,10 +50,6 @@ __global__ void read_vectors(const uint4* data, int64_t count, uint32_t* sink) {
   }
   if (kEarly) wait_for_inputs();
   keep(folded, sink);
-}
-
-__device__ uint32_t shared_address(const void* p) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 
 // Bulk copies into a ring in shared memory by one thread a block. Pieces go round among the blocks.
@@ -153,10 +151,7 @@ auto* vector_kernel(int loads) {
 }  // namespace
 
 std::vector<ReadKernel> read_kernels() {
-  int device = 0, major = 0;
-  check_call(cudaGetDevice(&device), "cudaGetDevice");
-  check_call(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
-             "cudaDeviceGetAttribute");
+  const int major = device_properties().major;
   std::vector<ReadKernel> kernels;
   for (const bool early : {false, true}) {
     if (early && major < 9) continue;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "cuda/device_properties.h"
 #include "cuda/input_levels.h"
 #include "cuda/ops.h"
 #include "cuda/step_attention.h"
@@ -44,10 +45,8 @@ StepModel::StepModel(const DeviceTransformer& transformer, const LayerOf& layer,
   fill_zero(counts_.data(), count_size() * static_cast<int64_t>(sizeof(int32_t)), context.stream());
   sample_scratch_ = context.bytes(cuda::sample_scratch(sequences));
   fill_zero(sample_scratch_.data(), sample_scratch_.size(), context.stream());
-  int multiprocessors = 0;
-  check_call(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, context.choice().index),
-             "cudaDeviceGetAttribute");
-  attention_parts_ = attention_parts(shape, sequences, plan.capacity, multiprocessors);
+  attention_parts_ = attention_parts(shape, sequences, plan.capacity,
+                                     device_properties(context.choice().index).multiprocessors);
 }
 
 const StepLayer& StepModel::layer(int64_t index) const {

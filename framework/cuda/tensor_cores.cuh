@@ -1,28 +1,15 @@
-// Warp-level parts of attention on tensor cores: asynchronous copies to shared memory, mma.sync, and the
-// running softmax on its accumulators. An accumulator of 16 x 8 holds the columns 2 (lane % 4) and + 1 of
-// rows lane / 4 (elements 0, 1) and lane / 4 + 8 (elements 2, 3).
+// Warp-level parts of attention on tensor cores: operands from shared memory, mma.sync, and the running
+// softmax on its accumulators. An accumulator of 16 x 8 holds the columns 2 (lane % 4) and + 1 of rows lane /
+// 4 (elements 0, 1) and lane / 4 + 8 (elements 2, 3).
 #pragma once
 
 #include <cuda_bf16.h>
 
 #include <cstdint>
 
+#include "cuda/shared_memory.cuh"
+
 namespace grinqh::cuda {
-
-__device__ inline uint32_t shared_address(const void* p) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
-}
-
-// 16 bytes, or as many zeros.
-__device__ inline void copy_async(uint32_t to, const void* from, bool inside) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(inside ? 16 : 0)
-               : "memory");
-}
-__device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int kPending>
-__device__ inline void wait_copies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
-}
 
 __device__ inline void load_matrices(uint32_t (&r)[4], uint32_t address) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"

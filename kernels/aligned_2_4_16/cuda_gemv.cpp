@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cuda/device_properties.h"
 #include "cuda/gemv.h"
 #include "cuda/memory.h"
 #include "kernels/aligned_2_4_16/gemv_units.h"
@@ -119,14 +120,9 @@ class Aligned2416Gemv final : public Gemv {
 
 MakeGemv maker(Dequantization how) {
   return [how](GemvLayers layers, Stream stream) -> std::unique_ptr<Gemv> {
-    int device = 0, major = 0, multiprocessors = 0;
-    check_call(cudaGetDevice(&device), "cudaGetDevice");
-    check_call(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
-               "cudaDeviceGetAttribute");
-    check_call(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
-               "cudaDeviceGetAttribute");
-    if (major < 9 || std::ssize(layers) > Aligned2416Stream::kMostLayers) return nullptr;
-    auto gemv = std::make_unique<Aligned2416Gemv>(layers, how, multiprocessors, stream);
+    const DeviceProperties device = device_properties();
+    if (device.major < 9 || std::ssize(layers) > Aligned2416Stream::kMostLayers) return nullptr;
+    auto gemv = std::make_unique<Aligned2416Gemv>(layers, how, device.multiprocessors, stream);
     if (!gemv->fits()) return nullptr;
     return gemv;
   };

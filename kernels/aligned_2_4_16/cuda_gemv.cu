@@ -1,7 +1,9 @@
 // A warp takes a run of units: its lane 0 keeps bulk copies of the next ones in flight into shared memory, so
 // that warps wait for nobody while they stream.
 #include "cuda/bulk_copy.cuh"
+#include "cuda/cluster.cuh"
 #include "cuda/launch.cuh"
+#include "cuda/shared_memory.cuh"
 #include "kernels/aligned_2_4_16/cuda_gemv.h"
 #include "kernels/aligned_2_4_16/gemv_inputs.cuh"
 #include "kernels/aligned_2_4_16/gemv_products.cuh"
@@ -63,26 +65,6 @@ struct Problem {
 };
 
 #if __CUDA_ARCH__ >= 900
-__device__ inline uint32_t shared_address(const void* p) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
-}
-
-// Of all threads of a cluster. What was written before an arrival is seen after the wait for it; who leaves
-// has arrived.
-__device__ inline void arrive_in_cluster() { asm volatile("barrier.cluster.arrive.release;" ::: "memory"); }
-__device__ inline void wait_in_cluster() { asm volatile("barrier.cluster.wait.acquire;" ::: "memory"); }
-// At the same place in the shared memory of another block of the cluster.
-__device__ inline void store_to_block(float* at, int rank, float value) {
-  asm volatile(
-      "{\n"
-      ".reg .b32 there;\n"
-      "mapa.shared::cluster.u32 there, %0, %1;\n"
-      "st.shared::cluster.f32 [there], %2;\n"
-      "}\n" ::"r"(shared_address(at)),
-      "r"(rank), "f"(value)
-      : "memory");
-}
-
 // Lists the units of a block's rows, of which `begins` are there; a warp a row.
 __device__ void list_units(const Order& order, const RowBlockBegin* begins, int rows, Unit* units) {
   for (int row = threadIdx.x / 32; row <= rows; row += kWarps) {
@@ -122,7 +104,7 @@ __global__ void __launch_bounds__(kWarps * 32, kTokens == 1 ? 2 : 1)
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int splits = p.w.splits, rank = static_cast<int>(blockIdx.x) % splits,
             cluster = static_cast<int>(blockIdx.x) / splits;
-  if (splits > 1) arrive_in_cluster();
+  if (splits > 1) arrive_apart();
   int layer = 0;
   while (layer + 1 < p.w.layers && cluster >= p.w.parts[(layer + 1) * splits].first_cluster) ++layer;
   const Aligned2416Part& part = p.w.parts[layer * splits + rank];
@@ -260,10 +242,10 @@ __global__ void __launch_bounds__(kWarps * 32, kTokens == 1 ? 2 : 1)
 
   auto* totals = reinterpret_cast<float*>(shared + plan.totals);
   if (splits > 1) {
-    wait_in_cluster();  // the other block has begun
+    wait_apart();  // the other block has begun
     if (rank == 0) {
-      arrive_in_cluster();
-      wait_in_cluster();  // its totals are here
+      arrive_apart();
+      wait_apart();  // its totals are here
     }
   }
   // In the order of warps, whoever came first.
@@ -279,14 +261,14 @@ __global__ void __launch_bounds__(kWarps * 32, kTokens == 1 ? 2 : 1)
         sum += sums[((w + row) * kTokens + token) * Order::kOutputs + output];
     }
     if (rank > 0) {
-      store_to_block(totals + at, 0, sum);
+      put_in_block(totals + at, 0, sum);
       continue;
     }
     if (splits > 1) sum += totals[at];
     if (token < p.tokens && n < part.out)
       put_output(p.output, token, part.first_out + n, sum * power_of_two(-kKeptPower));
   }
-  if (rank > 0) arrive_in_cluster();
+  if (rank > 0) arrive_apart();
 #else
   __trap();
 #endif

@@ -9,6 +9,7 @@
 // t ends with the sums of group t / T of a set, token t % T, outputs g and g + 8, which it scales.
 #pragma once
 
+#include "cuda/byte_products.cuh"
 #include "kernels/aligned_2_4_16/gemv_scales.cuh"
 
 namespace grinqh::cuda {
@@ -20,13 +21,6 @@ struct UnitInputs {
   const int* sums;  // negative
   int slots;        // between tokens
 };
-
-__device__ inline void multiply_bytes(int (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
-                                      uint32_t b0, uint32_t b1) {
-  asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
 
 // Adds a unit's products to y of outputs g and g + 8: of this lane's groups and its token. `then` runs when
 // the unit has been read.
@@ -59,13 +53,13 @@ __device__ void multiply_unit(const uint8_t* unit, const UnitInputs& input, int 
     if constexpr (kOfSet == 1) {
       const auto& of = codes[set / 2];
       const int at = set % 2 * 2;
-      multiply_bytes(c, of[at] & mask, of[at + 1] & mask, 0u, 0u, x_of, 0u);
+      add_byte_product(c, of[at] & mask, of[at + 1] & mask, 0u, 0u, x_of, 0u);
     } else {
 #pragma unroll
       for (int first = 0; first < kOfSet; first += 2) {
         const auto& of = codes[(set * kOfSet + first) / 2];
-        multiply_bytes(c, of[0] & mask, of[1] & mask, of[2] & mask, of[3] & mask, mine == first ? x_of : 0u,
-                       mine == first + 1 ? x_of : 0u);
+        add_byte_product(c, of[0] & mask, of[1] & mask, of[2] & mask, of[3] & mask, mine == first ? x_of : 0u,
+                         mine == first + 1 ? x_of : 0u);
       }
     }
   };

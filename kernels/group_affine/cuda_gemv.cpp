@@ -5,6 +5,7 @@
 
 #include "core/half.h"
 #include "core/parallel.h"
+#include "cuda/device_properties.h"
 #include "cuda/gemv.h"
 #include "cuda/memory.h"
 #include "kernels/group_affine/layout.h"
@@ -242,15 +243,10 @@ class GroupAffineGemv final : public Gemv {
 };
 
 std::unique_ptr<Gemv> make(GemvLayers layers, Stream stream) {
-  int device = 0, major = 0, multiprocessors = 0;
-  check_call(cudaGetDevice(&device), "cudaGetDevice");
-  check_call(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
-             "cudaDeviceGetAttribute");
-  check_call(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
-             "cudaDeviceGetAttribute");
+  const DeviceProperties device = device_properties();
   const Stack source(layers);
-  if (major < 9 || !has_order(source.shape()) || !source.alike()) return nullptr;
-  auto gemv = std::make_unique<GroupAffineGemv>(source, multiprocessors, stream);
+  if (device.major < 9 || !has_order(source.shape()) || !source.alike()) return nullptr;
+  auto gemv = std::make_unique<GroupAffineGemv>(source, device.multiprocessors, stream);
   if (!gemv->fits()) return nullptr;
   return gemv;
 }

@@ -14,7 +14,7 @@
 #include "cuda/cluster.cuh"
 #include "cuda/gemv_operands.cuh"
 #include "cuda/launch.cuh"
-#include "cuda/tensor_cores.cuh"
+#include "cuda/shared_memory.cuh"
 #include "kernels/group_affine/cuda_gemv.h"
 #include "kernels/group_affine/gemv_inputs.cuh"
 #include "kernels/group_affine/gemv_sums.cuh"

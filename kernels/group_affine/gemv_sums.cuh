@@ -1,15 +1,10 @@
 // Products of codes with integer inputs on the tensor cores, and what their sums mean.
 #pragma once
 
+#include "cuda/byte_products.cuh"
 #include "kernels/group_affine/gemv_codes.cuh"
 
 namespace grinqh::cuda {
-
-__device__ inline void multiply(int (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
 
 // Of four values the one with this lane's number, t.
 __device__ inline int own(int a, int b, int c, int d, int t) {
@@ -44,7 +39,7 @@ struct Sums {
 #pragma unroll
       for (int set = 0; set < kColumns; ++set) {
         if (q == 0 || kSets > 0) b[set] = *reinterpret_cast<const uint2*>(b_at[set] + q * q_bytes);
-        multiply(acc[q][set], a, b[set].x, b[set].y);
+        add_byte_product(acc[q][set], a[0], a[1], a[2], a[3], b[set].x, b[set].y);
       }
     }
   }

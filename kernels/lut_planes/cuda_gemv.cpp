@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "core/parallel.h"
+#include "cuda/device_properties.h"
 #include "cuda/gemv.h"
 #include "cuda/memory.h"
 #include "kernels/lut_planes/layout.h"
@@ -237,20 +238,15 @@ class LutPlanesGemv final : public Gemv {
 };
 
 std::unique_ptr<Gemv> make(GemvLayers layers, Stream stream) {
-  int device = 0, major = 0, multiprocessors = 0;
-  check_call(cudaGetDevice(&device), "cudaGetDevice");
-  check_call(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
-             "cudaDeviceGetAttribute");
-  check_call(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
-             "cudaDeviceGetAttribute");
-  if (major < 9 || layers.size() > PlanesStream::kMostParts) return nullptr;
+  const DeviceProperties device = device_properties();
+  if (device.major < 9 || layers.size() > PlanesStream::kMostParts) return nullptr;
   std::vector<Source> sources;
   int64_t out = 0;
   for (const QuantizedLinear* layer : layers) {
     sources.emplace_back(*layer);
     out += layer->out();
   }
-  auto gemv = std::make_unique<LutPlanesGemv>(sources, out, multiprocessors, stream);
+  auto gemv = std::make_unique<LutPlanesGemv>(sources, out, device.multiprocessors, stream);
   if (!gemv->fits()) return nullptr;
   return gemv;
 }

@@ -74,7 +74,7 @@ __device__ __forceinline__ void multiply_slice(const Problem& p, Slice& slice, u
   for (int chunk = slice.begin; chunk < slice.end; chunk += p.piece) {
     const int count = min(p.piece, slice.end - chunk);
     const uint8_t* weights = slice.ring + slot * slice.slot_bytes + lane * 16;
-    wait(slice.barriers + slot * 8, phase);
+    wait_barrier(slice.barriers + slot * 8, phase);
 #pragma unroll
     for (int token = 0; token < kTokens; ++token) {
       if (token >= p.tokens) break;
@@ -177,7 +177,7 @@ __global__ void __launch_bounds__(kMostWarps * 32, 1) multiply_planes(const __gr
         slice.fetch(p, slot, lowest);
       } else if (ahead.more()) {  // what every level reads
         const int index = part_of(p, ahead.first_block + ahead.row), bits = bits_in(lowest, index);
-        expect(ahead.barriers + slot * 8, ahead.count(p) * bits * kPlaneBytes);
+        expect_more_bytes(ahead.barriers + slot * 8, ahead.count(p) * bits * kPlaneBytes);
         ahead.copy_planes(p, slot, 0, bits, p.w.parts[index], ahead.count(p));
         ahead.advance(p);
       }
@@ -189,7 +189,7 @@ __global__ void __launch_bounds__(kMostWarps * 32, 1) multiply_planes(const __gr
     for (int slot = 0; slot < p.depth && slice.more(); ++slot) {
       const int index = part_of(p, slice.first_block + slice.row), bits = bits_in(levels, index),
                 before = bits_in(lowest, index), count = slice.count(p);
-      arrive_expecting(slice.barriers + slot * 8, count * (bits - before) * kPlaneBytes);
+      expect_bytes(slice.barriers + slot * 8, count * (bits - before) * kPlaneBytes);
       if (bits > before) slice.copy_planes(p, slot, before, bits, p.w.parts[index], count);
       slice.advance(p);
     }

@@ -1,6 +1,8 @@
 // How a warp's weights come: bulk copies of the next pieces into a ring of its own in shared memory.
 #pragma once
 
+#include "cuda/bulk_copy.cuh"
+#include "cuda/shared_memory.cuh"
 #include "kernels/lut_planes/cuda_gemv.h"
 
 namespace grinqh::cuda {
@@ -23,39 +25,9 @@ struct PlanesProblem {
 };
 
 #if __CUDA_ARCH__ >= 900
-__device__ inline void arrive_expecting(uint32_t barrier, int bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
-               : "memory");
-}
-__device__ inline void expect(uint32_t barrier, int bytes) {
-  asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(bytes)
-               : "memory");
-}
-__device__ inline void copy(const uint8_t* from, uint32_t to, int bytes, uint32_t barrier) {
-  asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
-      "l"(from), "r"(bytes), "r"(barrier)
-      : "memory");
-}
 __device__ inline void fetch_to_l2(const void* from, int bytes) {
   asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
 }
-__device__ inline void wait(uint32_t barrier, uint32_t phase) {
-  asm volatile(
-      "{\n"
-      ".reg .pred done;\n"
-      "again%=:\n"
-      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-      "@!done bra again%=;\n"
-      "}\n" ::"r"(barrier),
-      "r"(phase)
-      : "memory");
-}
-
-__device__ inline uint32_t shared_address(const void* p) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
-}
-
 __device__ inline int part_of(const PlanesProblem& p, int block) {
   int part = 0;
   while (part + 1 < p.w.part_count && block >= p.w.parts[part + 1].first_block) ++part;
@@ -82,10 +54,11 @@ struct Slice {
     const uint32_t to = ring_at + slot * slot_bytes + from_plane * kPlaneBytes;
     const int run = (to_plane - from_plane) * kPlaneBytes;
     if (run == chunk_bytes && to_plane == part.planes) {
-      copy(from, to, count * run, barriers + slot * 8);
+      copy_bulk(from, to, count * run, barriers + slot * 8);
     } else {
       for (int i = 0; i < count; ++i)
-        copy(from + int64_t{i} * part.planes * kPlaneBytes, to + i * chunk_bytes, run, barriers + slot * 8);
+        copy_bulk(from + int64_t{i} * part.planes * kPlaneBytes, to + i * chunk_bytes, run,
+                  barriers + slot * 8);
     }
   }
   __device__ int count(const PlanesProblem& p) const { return min(p.piece, end - chunk); }
@@ -100,7 +73,7 @@ struct Slice {
     if (!more()) return;
     const int index = part_of(p, first_block + row), bits = bits_in(levels, index), some = count(p);
     const PlanesPart& part = p.w.parts[index];
-    arrive_expecting(barriers + slot * 8, some * bits * kPlaneBytes);
+    expect_bytes(barriers + slot * 8, some * bits * kPlaneBytes);
     copy_planes(p, slot, 0, bits, part, some);
     if (begin == 0 && chunk == 0) {
       const int entries = kOutputs << bits;

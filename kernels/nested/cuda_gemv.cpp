@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "cuda/device_properties.h"
 #include "cuda/gemv.h"
 #include "cuda/layer_buffers.h"
 #include "kernels/nested/layout.h"
@@ -184,20 +185,15 @@ class NestedGemv final : public Gemv {
 };
 
 std::unique_ptr<Gemv> make(GemvLayers layers, Stream stream) {
-  int device = 0, major = 0, multiprocessors = 0;
-  check_call(cudaGetDevice(&device), "cudaGetDevice");
-  check_call(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
-             "cudaDeviceGetAttribute");
-  check_call(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
-             "cudaDeviceGetAttribute");
-  if (major < 9 || std::ssize(layers) > kMaxNestedLayers) return nullptr;
+  const DeviceProperties device = device_properties();
+  if (device.major < 9 || std::ssize(layers) > kMaxNestedLayers) return nullptr;
   int64_t out = 0;
   for (const QuantizedLinear* layer : layers) {
     const NestedShape shape = shape_of(*layer);
     if (!has_order(shape) || !alike(shape, shape_of(*layers.front()))) return nullptr;
     out += layer->out();
   }
-  return std::make_unique<NestedGemv>(layers, out, multiprocessors, stream);
+  return std::make_unique<NestedGemv>(layers, out, device.multiprocessors, stream);
 }
 
 const RegisterGemv registered{"nested", "slots",

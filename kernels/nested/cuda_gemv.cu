@@ -56,15 +56,15 @@ __device__ void prefetch_certain(const Problem& p, const Span& share) {
 template <class S>
 __device__ inline void await_all_but(int pending) {
   if (S::kDepth > 4 && pending >= S::kDepth - 1)
-    await_copies<S::kDepth - 1>();
+    wait_copies<S::kDepth - 1>();
   else if (pending >= 3)
-    await_copies<3>();
+    wait_copies<3>();
   else if (pending == 2)
-    await_copies<2>();
+    wait_copies<2>();
   else if (pending == 1)
-    await_copies<1>();
+    wait_copies<1>();
   else
-    await_copies<0>();
+    wait_copies<0>();
 }
 
 template <class S>
@@ -149,7 +149,7 @@ __device__ void run_tiles(const Problem& p, uint8_t* shared) {
         finish_tile<S>(p, plan, shared, now.span.tile, layer_of(p.w, now.span.tile));
         if (now.span.tile + p.clusters >= tiles) break;
         __syncthreads();
-        if (p.cluster > 1) arrive_in_cluster();
+        if (p.cluster > 1) arrive_apart();
         clear<S>(warp.y(), lane);
       }
     }
@@ -169,7 +169,7 @@ __global__ void __launch_bounds__(kThreads, S::kTokens == 1 ? 2 : 1)
 #if __CUDA_ARCH__ >= 900
   extern __shared__ __align__(128) uint8_t shared[];
   let_next_begin();
-  if (p.cluster > 1) arrive_in_cluster();
+  if (p.cluster > 1) arrive_apart();
   run_tiles<S>(p, shared);
 #else
   __trap();

@@ -2,6 +2,7 @@
 // order that does not depend on who comes first.
 #pragma once
 
+#include "cuda/cluster.cuh"
 #include "kernels/nested/gemv_integers.cuh"
 #include "kernels/nested/gemv_rows.cuh"
 
@@ -70,19 +71,6 @@ __device__ void add_round(const Problem& p, const Span& span, const Sums& sums, 
 }
 
 #if __CUDA_ARCH__ >= 900
-__device__ inline void arrive_in_cluster() { asm volatile("barrier.cluster.arrive.release;" ::: "memory"); }
-__device__ inline void wait_for_cluster() { asm volatile("barrier.cluster.wait.acquire;" ::: "memory"); }
-__device__ inline int rank_in_cluster() {
-  uint32_t rank;
-  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-  return static_cast<int>(rank);
-}
-__device__ inline void store_at(uint32_t address, int rank, float value) {
-  uint32_t there;
-  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
-  asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(there), "f"(value) : "memory");
-}
-
 // The block's warps have added up their channels of a tile. Every block of a cluster gathers a share of the
 // tile's outputs. Before the first store to another block, that block must have begun: the caller has
 // arrived.
@@ -94,7 +82,7 @@ __device__ void finish_tile(const Problem& p, const Plan& plan, uint8_t* shared,
   const int end = p.w.first_output[layer + 1];
   auto* inbox = reinterpret_cast<float*>(shared + plan.inbox);
   __syncthreads();
-  if (p.cluster > 1) wait_for_cluster();
+  if (p.cluster > 1) wait_apart();
   for (int at = threadIdx.x; at < p.tokens * outputs; at += kThreads) {
     const int token = at / outputs, output = at % outputs, part = output / NestedOrder::kPart;
     float sum = 0;
@@ -107,13 +95,12 @@ __device__ void finish_tile(const Problem& p, const Plan& plan, uint8_t* shared,
       if (first + output < end) put_output(p.output, token, first + output, sum);
     } else {
       const int owner = output / owned;
-      store_at(shared_address(inbox + (rank * S::kTokens + token) * owned + output - owner * owned), owner,
-               sum);
+      put_in_block(inbox + (rank * S::kTokens + token) * owned + output - owner * owned, owner, sum);
     }
   }
   if (p.cluster > 1) {
-    arrive_in_cluster();
-    wait_for_cluster();
+    arrive_apart();
+    wait_apart();
     for (int at = threadIdx.x; at < p.tokens * owned; at += kThreads) {
       const int token = at / owned, output = rank * owned + at % owned;
       if (output >= outputs || first + output >= end) continue;

@@ -1,13 +1,11 @@
 // A warp's ring: rows of a slot fetched, and multiplied on the tensor cores where they lie.
 #pragma once
 
+#include "cuda/byte_products.cuh"
+#include "cuda/tensor_cores.cuh"
 #include "kernels/nested/gemv_plan.cuh"
 
 namespace grinqh::cuda::nested {
-
-__device__ inline uint32_t shared_address(const void* p) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
-}
 
 __device__ inline uint2 load_pair(uint32_t address) {
   uint2 v;
@@ -57,32 +55,6 @@ __device__ inline void fetch(const uint2& slot, const LaneCopies& copies, const 
   if (!single) copy_row(to + 512, rows + copies.below, (slot.y & copies.row << 16) != 0);
 }
 
-// Ends a group of copies, an empty one too.
-__device__ inline void end_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-// Until at most kPending groups are under way.
-template <int kPending>
-__device__ inline void await_copies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
-}
-
-// Of four matrices of 8 rows x 16 bytes, whose rows' addresses the lanes hold: lane 4 g + t gets 2-byte unit
-// g of rows 2 t and 2 t + 1.
-__device__ inline void load_units(uint32_t (&r)[4], uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(address)
-               : "memory");
-}
-
-// c += a b, a: [16, 32] unsigned, b: [32, 8] signed; exact.
-__device__ inline void add_product(int32_t (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
-                                   const uint2& b) {
-  asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-      "{%0, %1, %2, %3};"
-      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b.x), "r"(b.y));
-}
-
 // Sums of 128 outputs. of[4 b + d][2 h + ..] has digits 0 .. d of byte b in half h, digit e 4^e fold: a mask
 // that keeps the lower digits is one instruction less for the whole byte, and differences are exact.
 struct Sums {
@@ -106,8 +78,8 @@ struct Sums {
 // at: of the lane's row of 2-bit digits, its first half.
 __device__ inline void multiply_pairs(uint32_t at, const uint2& b, Sums& sums) {
   uint32_t near[4], far[4];  // half 0 and half 1 of rows 8 o + 2 t, + 1
-  load_units(near, at);
-  load_units(far, at ^ 16);
+  load_matrices_transposed(near, at);
+  load_matrices_transposed(far, at ^ 16);
 #pragma unroll
   for (int byte = 0; byte < 2; ++byte) {
     const uint32_t take = byte == 0 ? 0x6420 : 0x7531;
@@ -116,14 +88,14 @@ __device__ inline void multiply_pairs(uint32_t at, const uint2& b, Sums& sums) {
 #pragma unroll
     for (int d = 0; d < 4; ++d) {
       const uint32_t mask = d == 3 ? 0xffffffffu : ((1u << 2 * (d + 1)) - 1) * 0x01010101u;
-      add_product(sums.of[byte * 4 + d], near0 & mask, far0 & mask, near1 & mask, far1 & mask, b);
+      add_byte_product(sums.of[byte * 4 + d], near0 & mask, far0 & mask, near1 & mask, far1 & mask, b.x, b.y);
     }
   }
 }
 
 __device__ inline void multiply_singles(uint32_t at, const uint2& b, Sums& sums) {
   uint32_t r[4];
-  load_units(r, at);
+  load_matrices_transposed(r, at);
 #pragma unroll
   for (int byte = 0; byte < 2; ++byte) {
     const uint32_t take = byte == 0 ? 0x6420 : 0x7531;
@@ -131,8 +103,8 @@ __device__ inline void multiply_singles(uint32_t at, const uint2& b, Sums& sums)
 #pragma unroll
     for (int d = 0; d < 4; ++d) {
       const uint32_t mask = (0x55u & ((1u << 2 * (d + 1)) - 1)) * 0x01010101u;
-      add_product(sums.of[byte * 4 + d], first & mask, first >> 1 & mask, second & mask, second >> 1 & mask,
-                  b);
+      add_byte_product(sums.of[byte * 4 + d], first & mask, first >> 1 & mask, second & mask,
+                       second >> 1 & mask, b.x, b.y);
     }
   }
 }

@@ -106,7 +106,7 @@ struct Warp {
 
   __device__ void fetch_next(Flow& flow) const {
     fetch(load_pair(flow.entry), copies, flow.tile, ring + flow.place);
-    end_copies();
+    commit_copies();
     flow.entry += SlotList<S>::kWords * 4;
     --flow.left;
     ++flow.in_flight;
