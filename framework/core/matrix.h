@@ -57,6 +57,12 @@ class MatrixBuffer {
     return buffer;
   }
 
+  MatrixBuffer copy() const {
+    MatrixBuffer other(rows_, cols_);
+    std::copy_n(data(), size(), other.data());
+    return other;
+  }
+
   T* data() const { return data_.get(); }
   int64_t rows() const { return rows_; }
   int64_t cols() const { return cols_; }

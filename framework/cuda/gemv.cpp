@@ -1,18 +1,16 @@
 #include "cuda/gemv.h"
 
-#include <map>
 #include <utility>
 
 #include "core/error.h"
+#include "quant/gemv_table.h"
 
 namespace grinqh::cuda {
 
 namespace {
 
-using Key = std::pair<std::string, std::string>;  // layout, name
-
-std::map<Key, GemvKernel>& table() {
-  static std::map<Key, GemvKernel> kernels;
+GemvTable<GemvKernel>& table() {
+  static GemvTable<GemvKernel> kernels;
   return kernels;
 }
 
@@ -20,16 +18,12 @@ std::map<Key, GemvKernel>& table() {
 
 RegisterGemv::RegisterGemv(std::string_view layout, std::string_view name, std::string_view summary,
                            MakeGemv make) {
-  GemvKernel kernel{std::string(layout), std::string(name), std::string(summary), std::move(make)};
-  const Key key{kernel.layout, kernel.name};
-  check(table().emplace(key, std::move(kernel)).second, "two kernels of one layout and name");
+  table().add({std::string(layout), std::string(name), std::string(summary), std::move(make)});
 }
 
 std::vector<GemvKernel> gemv_kernels(std::string_view layout) {
-  std::vector<GemvKernel> found;
-  for (const auto& [key, kernel] : table())
-    if (key.first == layout) found.push_back(kernel);
-  return found;
+  check(table().conflicts().empty(), "two kernels of one layout and name");
+  return table().of(layout);
 }
 
 std::shared_ptr<Gemv> GemvStore::kernel_of(GemvLayers layers, Stream stream) {

@@ -1,47 +1,33 @@
 #include "quant/gemv.h"
 
 #include <algorithm>
-#include <map>
 #include <utility>
 
 #define HWY_WANT_AVX3_DL  // as the kernels have it
 #include <hwy/highway.h>
 
 #include "core/error.h"
+#include "quant/gemv_table.h"
 
 namespace grinqh {
 
 namespace {
 
-using Key = std::pair<std::string, std::string>;  // layout, name
-
-std::map<Key, GemvKernel>& table() {
-  static std::map<Key, GemvKernel> kernels;
+GemvTable<GemvKernel>& table() {
+  static GemvTable<GemvKernel> kernels;
   return kernels;
-}
-
-std::vector<std::string>& conflicts() {
-  static std::vector<std::string> names;
-  return names;
 }
 
 }  // namespace
 
 RegisterGemv::RegisterGemv(std::string_view layout, std::string_view name, std::string_view summary,
                            MakeGemv make) {
-  GemvKernel kernel{std::string(layout), std::string(name), std::string(summary), std::move(make)};
-  const Key key{kernel.layout, kernel.name};
-  if (!table().emplace(key, std::move(kernel)).second) conflicts().push_back(key.first + "/" + key.second);
+  table().add({std::string(layout), std::string(name), std::string(summary), std::move(make)});
 }
 
-const std::vector<std::string>& gemv_conflicts() { return conflicts(); }
+std::vector<GemvKernel> gemv_kernels(std::string_view layout) { return table().of(layout); }
 
-std::vector<GemvKernel> gemv_kernels(std::string_view layout) {
-  std::vector<GemvKernel> found;
-  for (const auto& [key, kernel] : table())
-    if (key.first == layout) found.push_back(kernel);
-  return found;
-}
+const std::vector<std::string>& gemv_conflicts() { return table().conflicts(); }
 
 std::vector<std::string> gemv_instruction_sets() {
   static const std::vector<int64_t> targets = hwy::SupportedAndGeneratedTargets();

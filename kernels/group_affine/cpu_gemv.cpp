@@ -8,7 +8,7 @@
 #include "core/half.h"
 #include "core/parallel.h"
 #include "kernels/group_affine/cpu_gemv_kernel.h"
-#include "kernels/group_affine/layout.h"
+#include "kernels/group_affine/fields.h"
 #include "quant/gemv.h"
 
 namespace grinqh {
@@ -16,33 +16,6 @@ namespace grinqh {
 namespace {
 
 using namespace group_affine;
-
-// The layer's buffers as it owns them.
-struct Source {
-  GroupAffineShape shape;
-  const uint8_t *codes = nullptr, *scales = nullptr, *zeros = nullptr, *column_scales = nullptr;
-
-  explicit Source(const QuantizedLinear& layer) : shape(GroupAffineShape::of(layer.attributes())) {
-    for (const NamedBuffer& buffer : layer.buffers()) {
-      const auto* bytes = reinterpret_cast<const uint8_t*>(buffer.bytes.data());
-      if (buffer.name == "codes") codes = bytes;
-      if (buffer.name == "scales") scales = bytes;
-      if (buffer.name == "zeros") zeros = bytes;
-      if (buffer.name == "column_scales") column_scales = bytes;
-    }
-  }
-
-  uint32_t field(const uint8_t* row, int64_t index) const {
-    const int64_t bit = index * shape.bits, byte = bit / 8;
-    uint32_t window = row[byte];
-    if (bit % 8 + shape.bits > 8) window |= static_cast<uint32_t>(row[byte + 1]) << 8;
-    return window >> bit % 8 & ((1u << shape.bits) - 1);
-  }
-  uint32_t code(int64_t row, int64_t i) const { return field(codes + row * shape.code_row_bytes(), i); }
-  uint32_t integer_zero(int64_t row, int64_t g) const {
-    return field(zeros + row * shape.zero_row_bytes(), g);
-  }
-};
 
 CpuOrder order_of(const GroupAffineShape& shape) {
   CpuOrder order;
@@ -68,7 +41,7 @@ void put_code(uint32_t* words, int width, int64_t i, uint32_t code) {
 
 class GroupAffineGemv final : public Gemv {
  public:
-  explicit GroupAffineGemv(const Source& source)
+  explicit GroupAffineGemv(const GroupAffineFields& source)
       : Gemv(source.shape.out, source.shape.in),
         order_(order_of(source.shape)),
         spans_(order_.spans()),
@@ -116,17 +89,10 @@ class GroupAffineGemv final : public Gemv {
       : Gemv(other.out(), other.in()),
         order_(other.order_),
         spans_(other.spans_),
-        codes_(copy_of(other.codes_)),
-        scales_(copy_of(other.scales_)),
-        zeros_(copy_of(other.zeros_)),
+        codes_(other.codes_.copy()),
+        scales_(other.scales_.copy()),
+        zeros_(other.zeros_.copy()),
         columns_(other.columns_) {}
-
-  template <class T>
-  static MatrixBuffer<T> copy_of(const MatrixBuffer<T>& from) {
-    MatrixBuffer<T> to(from.rows(), from.cols());
-    std::copy_n(from.data(), from.size(), to.data());
-    return to;
-  }
 
   TileWeights weights_of(int64_t tile) const {
     const int64_t parameters = tile * order_.groups() * CpuOrder::kTile;
@@ -134,7 +100,7 @@ class GroupAffineGemv final : public Gemv {
             zeros_.data() + parameters * order_.zero_bytes()};
   }
 
-  void pack_tile(const Source& source, int64_t tile) {
+  void pack_tile(const GroupAffineFields& source, int64_t tile) {
     const int64_t first = tile * CpuOrder::kTile, count = std::min(CpuOrder::kTile, out() - first);
     const int upper = order_.bits > 4 && order_.bits < 8 ? order_.bits - 4 : 0;
     for (int64_t output = 0; output < count; ++output) {
@@ -156,7 +122,7 @@ class GroupAffineGemv final : public Gemv {
     }
   }
 
-  void pack_parameters(const Source& source, int64_t row, int64_t g) {
+  void pack_parameters(const GroupAffineFields& source, int64_t row, int64_t g) {
     const int64_t from = row * order_.groups() + g;
     const int64_t to =
         (row / CpuOrder::kTile * order_.groups() + g) * CpuOrder::kTile + row % CpuOrder::kTile;
@@ -178,7 +144,7 @@ class GroupAffineGemv final : public Gemv {
 const RegisterGemv registered{"group_affine", "integer_pairs",
                               "2 to 8 bits, any group; inputs as integers of 16 bits",
                               [](const QuantizedLinear& layer) -> std::unique_ptr<Gemv> {
-                                return std::make_unique<GroupAffineGemv>(Source(layer));
+                                return std::make_unique<GroupAffineGemv>(GroupAffineFields(layer));
                               }};
 
 }  // namespace

@@ -8,45 +8,11 @@
 #include "cuda/device_properties.h"
 #include "cuda/gemv.h"
 #include "cuda/memory.h"
-#include "kernels/group_affine/layout.h"
+#include "kernels/group_affine/fields.h"
 
 namespace grinqh::cuda {
 
 namespace {
-
-// The layer's buffers as it owns them.
-struct Source {
-  GroupAffineShape shape;
-  const uint8_t *codes = nullptr, *scales = nullptr, *zeros = nullptr, *column_scales = nullptr;
-
-  explicit Source(const QuantizedLinear& layer) : shape(GroupAffineShape::of(layer.attributes())) {
-    for (const NamedBuffer& buffer : layer.buffers()) {
-      const auto* bytes = reinterpret_cast<const uint8_t*>(buffer.bytes.data());
-      if (buffer.name == "codes") codes = bytes;
-      if (buffer.name == "scales") scales = bytes;
-      if (buffer.name == "zeros") zeros = bytes;
-      if (buffer.name == "column_scales") column_scales = bytes;
-    }
-  }
-
-  uint32_t field(const uint8_t* row, int64_t index) const {
-    const int64_t bit = index * shape.bits, byte = bit / 8;
-    uint32_t window = row[byte];
-    if (bit % 8 + shape.bits > 8) window |= static_cast<uint32_t>(row[byte + 1]) << 8;
-    return window >> bit % 8 & ((1u << shape.bits) - 1);
-  }
-  uint32_t code(int64_t row, int64_t i) const { return field(codes + row * shape.code_row_bytes(), i); }
-  static uint16_t half_at(const uint8_t* halves, int64_t index) {
-    uint16_t value;
-    std::memcpy(&value, halves + index * 2, 2);
-    return value;
-  }
-  uint16_t scale(int64_t row, int64_t g) const { return half_at(scales, row * shape.groups() + g); }
-  uint16_t real_zero(int64_t row, int64_t g) const { return half_at(zeros, row * shape.groups() + g); }
-  uint32_t integer_zero(int64_t row, int64_t g) const {
-    return field(zeros + row * shape.zero_row_bytes(), g);
-  }
-};
 
 GemvOrder order_of(const GroupAffineShape& shape) {
   GemvOrder order;
@@ -78,7 +44,7 @@ class Stack {
   const uint8_t* column_scales() const { return parts_.front().column_scales; }
 
   bool alike() const {
-    return std::ranges::all_of(parts_, [&](const Source& part) {
+    return std::ranges::all_of(parts_, [&](const GroupAffineFields& part) {
       GroupAffineShape same = part.shape;
       same.out = shape().out;
       const size_t columns = shape().column_scales ? static_cast<size_t>(shape().in) * 2 : 0;
@@ -93,13 +59,13 @@ class Stack {
 
  private:
   // The layer that has a row of all, which becomes a row of that layer.
-  const Source& part_of(int64_t& row) const {
+  const GroupAffineFields& part_of(int64_t& row) const {
     size_t part = 0;
     while (row >= parts_[part].shape.out) row -= parts_[part++].shape.out;
     return parts_[part];
   }
 
-  std::vector<Source> parts_;
+  std::vector<GroupAffineFields> parts_;
   int64_t out_ = 0;
 };
 

@@ -26,11 +26,11 @@ constexpr size_t kLevels = CpuOrder::kPlanes + 1;
 
 // The layer's buffers as it owns them.
 struct Source {
-  Json attributes;
+  NestedShape shape;
   const uint8_t* planes = nullptr;
   std::vector<uint16_t> scales, minima, table;
 
-  explicit Source(const QuantizedLinear& layer) : attributes(layer.attributes()) {
+  explicit Source(const QuantizedLinear& layer) : shape(NestedShape::of(layer.attributes())) {
     for (const NamedBuffer& buffer : layer.buffers()) {
       const auto copy_to = [&](std::vector<uint16_t>& to) {
         to.resize(buffer.bytes.size() / 2);
@@ -44,14 +44,13 @@ struct Source {
   }
 };
 
-CpuOrder order_of(const QuantizedLinear& layer, const Json& attributes) {
+CpuOrder order_of(const NestedShape& shape) {
   CpuOrder order;
-  order.out = layer.out();
-  order.in = layer.in();
-  order.along_inputs = attributes.at("axis") == "input";
-  const int64_t axis = order.along_inputs ? order.in : order.out, group = attributes.at("group");
-  order.group = group == 0 ? axis : std::min(group, axis);
-  order.set_levels({layer.levels().begin(), layer.levels().end()});
+  order.out = shape.out;
+  order.in = shape.in;
+  order.along_inputs = shape.axis == GroupAxis::input;
+  order.group = std::min(shape.group_size(), order.along_inputs ? order.in : order.out);
+  order.set_levels(shape.levels);
   return order;
 }
 
@@ -113,9 +112,9 @@ class NestedGemv final : public Gemv {
   NestedGemv(const QuantizedLinear& layer, const Source& source)
       : Gemv(layer.out(), layer.in()),
         stored_(layer.levels().begin(), layer.levels().end()),
-        order_(order_of(layer, source.attributes)),
+        order_(order_of(source.shape)),
         blocks_(order_.blocks()),
-        values_(source.attributes.at("table_levels"), source.table),
+        values_(source.shape.table_levels, source.table),
         table_entries_(std::ssize(source.table)),
         lines_(MatrixBuffer<uint8_t>::zeroed(order_.tiles(), order_.tile_bytes())),
         scales_(MatrixBuffer<uint16_t>::zeroed(1, order_.parameters())),
@@ -172,16 +171,9 @@ class NestedGemv final : public Gemv {
         blocks_(other.blocks_),
         values_(other.values_),
         table_entries_(other.table_entries_),
-        lines_(copy_of(other.lines_)),
-        scales_(copy_of(other.scales_)),
-        minima_(copy_of(other.minima_)) {}
-
-  template <class T>
-  static MatrixBuffer<T> copy_of(const MatrixBuffer<T>& from) {
-    MatrixBuffer<T> to(from.rows(), from.cols());
-    std::copy_n(from.data(), from.size(), to.data());
-    return to;
-  }
+        lines_(other.lines_.copy()),
+        scales_(other.scales_.copy()),
+        minima_(other.minima_.copy()) {}
 
   TileWeights weights_of(int64_t tile) const {
     const int64_t parameters =

@@ -12,12 +12,7 @@ class NestedOnDevice final : public DeviceWeights {
  public:
   NestedOnDevice(const QuantizedLinear& layer, Stream stream)
       : DeviceWeights(layer.out(), layer.in()), buffers_(layer, stream) {
-    const Json attributes = layer.attributes();
-    NestedShape shape;
-    shape.out = layer.out();
-    shape.in = layer.in();
-    shape.group = attributes.at("group");
-    shape.axis = attributes.at("axis") == "input" ? GroupAxis::input : GroupAxis::output;
+    const NestedShape shape = NestedShape::of(layer.attributes());
     weights_.planes = buffers_.get<uint8_t>("planes");
     weights_.scales = buffers_.get<uint16_t>("scales");
     weights_.minima = buffers_.get<uint16_t>("minima");
@@ -27,7 +22,7 @@ class NestedOnDevice final : public DeviceWeights {
     weights_.group = shape.group_size();
     weights_.groups = shape.groups();
     weights_.by_input = shape.axis == GroupAxis::input;
-    weights_.table_levels = attributes.at("table_levels");
+    weights_.table_levels = shape.table_levels;
   }
 
   int64_t bytes() const override { return buffers_.bytes(); }

@@ -13,18 +13,6 @@ namespace grinqh::cuda {
 
 namespace {
 
-NestedShape shape_of(const QuantizedLinear& layer) {
-  const Json attributes = layer.attributes();
-  NestedShape shape;
-  shape.out = layer.out();
-  shape.in = layer.in();
-  shape.group = attributes.at("group");
-  shape.axis = attributes.at("axis") == "input" ? GroupAxis::input : GroupAxis::output;
-  shape.levels.assign(layer.levels().begin(), layer.levels().end());
-  shape.table_levels = attributes.at("table_levels");
-  return shape;
-}
-
 // Whether a warp's outputs and a product's channels have one grid each.
 bool has_order(const NestedShape& shape) {
   constexpr int64_t kMost = int64_t{1} << 20;  // channels, so that offsets fit their fields
@@ -60,7 +48,7 @@ class NestedGemv final : public Gemv {
  public:
   NestedGemv(GemvLayers layers, int64_t out, int multiprocessors, Stream stream)
       : Gemv(out, layers.front()->in()), multiprocessors_(multiprocessors) {
-    const NestedShape first = shape_of(*layers.front());
+    const NestedShape first = NestedShape::of(layers.front()->attributes());
     levels_ = first.levels;
     weights_.order = order_of(first, nested_parts_across(out, multiprocessors));
     weights_.by_input = first.axis == GroupAxis::input;
@@ -71,13 +59,13 @@ class NestedGemv final : public Gemv {
       const int at = weights_.layers++;
       weights_.first_tile[at + 1] = weights_.first_tile[at] + static_cast<int>(tiles);
       weights_.first_output[at + 1] = weights_.first_output[at] + static_cast<int>(layer->out());
-      grid_bytes_read_.push_back(shape_of(*layer).parameters() * kGrid);
+      grid_bytes_read_.push_back(NestedShape::of(layer->attributes()).parameters() * kGrid);
     }
     allocate(stream);
     for (int at = 0; at < weights_.layers; ++at) {
       const QuantizedLinear& layer = *layers[static_cast<size_t>(at)];
       const LayerBuffers buffers(layer, stream);
-      const NestedShape shape = shape_of(layer);
+      const NestedShape shape = NestedShape::of(layer.attributes());
       const NestedSource source{buffers.get<uint8_t>("planes"),
                                 buffers.get<uint16_t>("scales"),
                                 buffers.get<uint16_t>("minima"),
@@ -189,8 +177,8 @@ std::unique_ptr<Gemv> make(GemvLayers layers, Stream stream) {
   if (device.major < 9 || std::ssize(layers) > kMaxNestedLayers) return nullptr;
   int64_t out = 0;
   for (const QuantizedLinear* layer : layers) {
-    const NestedShape shape = shape_of(*layer);
-    if (!has_order(shape) || !alike(shape, shape_of(*layers.front()))) return nullptr;
+    const NestedShape shape = NestedShape::of(layer->attributes());
+    if (!has_order(shape) || !alike(shape, NestedShape::of(layers.front()->attributes()))) return nullptr;
     out += layer->out();
   }
   return std::make_unique<NestedGemv>(layers, out, device.multiprocessors, stream);

@@ -34,6 +34,17 @@ Values values_of(const Buffers& buffers, const std::string& name) {
 
 }  // namespace
 
+NestedShape NestedShape::of(const Json& attributes) {
+  NestedShape shape;
+  shape.out = attributes.at("out");
+  shape.in = attributes.at("in");
+  shape.group = attributes.at("group");
+  shape.axis = attributes.at("axis") == "input" ? GroupAxis::input : GroupAxis::output;
+  for (const int level : attributes.at("levels")) shape.levels.push_back(static_cast<Level>(level));
+  shape.table_levels = attributes.at("table_levels");
+  return shape;
+}
+
 int64_t NestedShape::group_size() const {
   const int64_t extent = axis == GroupAxis::input ? in : out;
   return group == 0 ? extent : std::min(group, extent);
@@ -116,13 +127,7 @@ Json NestedLinear::attributes() const {
 
 std::unique_ptr<QuantizedLinear> NestedLinear::rebuild(const Buffers& buffers, const Json& attributes) {
   auto layer = std::unique_ptr<NestedLinear>(new NestedLinear());
-  NestedShape& shape = layer->shape_;
-  shape.out = attributes.at("out");
-  shape.in = attributes.at("in");
-  shape.group = attributes.at("group");
-  shape.axis = attributes.at("axis") == "input" ? GroupAxis::input : GroupAxis::output;
-  for (const int level : attributes.at("levels")) shape.levels.push_back(static_cast<Level>(level));
-  shape.table_levels = attributes.at("table_levels");
+  const NestedShape& shape = layer->shape_ = NestedShape::of(attributes);
   layer->planes_ = values_of<uint8_t, PlainVector<uint8_t>>(buffers, "planes");
   layer->scales_ = values_of<uint16_t>(buffers, "scales");
   layer->minima_ = values_of<uint16_t>(buffers, "minima");

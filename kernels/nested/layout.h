@@ -27,6 +27,8 @@ struct NestedShape {
   std::vector<Level> levels;  // ascending, within 0..8; planes beyond the last are not stored
   int table_levels = 0;       // levels 1..table_levels decode through the table
 
+  // As attributes() of a layer has it.
+  static NestedShape of(const Json& attributes);
   int64_t group_size() const;
   int64_t groups() const;      // along the axis
   int64_t parameters() const;  // scales in all

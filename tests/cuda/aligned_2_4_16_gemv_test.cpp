@@ -9,6 +9,7 @@
 #include "core/half.h"
 #include "cuda/gemv.h"
 #include "cuda/memory.h"
+#include "gemv_reference.h"
 #include "gpu.h"
 #include "kernels/aligned_2_4_16/layout.h"
 #include "numbers.h"
@@ -63,38 +64,6 @@ std::vector<float> inputs(int64_t tokens, int64_t stride, uint64_t seed) {
   return x;
 }
 
-cuda::Array<float> uploaded(const std::vector<float>& host) {
-  cuda::Array<float> device(std::ssize(host));
-  cuda::to_device(host.data(), device.data(), std::ssize(host) * 4, nullptr);
-  return device;
-}
-
-std::vector<float> run(cuda::Gemv& gemv, const std::vector<float>& x, int64_t tokens) {
-  const int64_t stride = std::ssize(x) / tokens, count = tokens * gemv.out();
-  const auto input = uploaded(x);
-  std::vector<float> y(static_cast<size_t>(count), std::nanf(""));
-  const auto output = uploaded(y);
-  gemv.run({{input.data(), tokens, gemv.in(), stride, cuda::Type::f32}}, {},
-           {{output.data(), tokens, gemv.out(), gemv.out(), cuda::Type::f32}}, nullptr);
-  cuda::to_host(output.data(), y.data(), count * 4, nullptr);
-  return y;
-}
-
-double error_of(const QuantizedLinear& layer, const std::vector<float>& x, int64_t stride,
-                const std::vector<float>& y, int64_t token) {
-  const MatrixBuffer<float> w = layer.dequantize(kFullLevel);
-  double difference = 0, norm = 0;
-  for (int64_t row = 0; row < layer.out(); ++row) {
-    double sum = 0;
-    for (int64_t i = 0; i < layer.in(); ++i)
-      sum += double{w.view()(row, i)} * x[static_cast<size_t>(token * stride + i)];
-    const double off = sum - y[static_cast<size_t>(token * layer.out() + row)];
-    difference += off * off;
-    norm += sum * sum;
-  }
-  return std::sqrt(difference / norm);
-}
-
 class CudaAligned2416Gemv : public ::testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
@@ -124,12 +93,14 @@ TEST_P(CudaAligned2416Gemv, EveryShapeAgainstTheDequantizedWeights) {
     const std::vector<float> x = inputs(c.tokens, stride, 5);
     const auto gemv = make({layer.get()});
     if (gemv == nullptr) GTEST_SKIP() << "no kernel for this GPU";
-    const std::vector<float> y = run(*gemv, x, c.tokens);
+    const std::vector<float> y = testing::run_gemv(*gemv, x, c.tokens);
     for (int64_t token = 0; token < c.tokens; ++token)
-      EXPECT_LE(error_of(*layer, x, stride, y, token), 0.5 * gemv->tolerance()) << "token " << token;
+      EXPECT_LE(testing::gemv_error(*layer, kFullLevel, x, stride, y, c.out, 0, token),
+                0.5 * gemv->tolerance())
+          << "token " << token;
     for (int again = 0; again < 3; ++again) {
       const auto other = gemv->clone(nullptr);
-      const std::vector<float> same = run(*other, x, c.tokens);
+      const std::vector<float> same = testing::run_gemv(*other, x, c.tokens);
       EXPECT_EQ(std::memcmp(y.data(), same.data(), y.size() * sizeof(float)), 0);
     }
   }
@@ -147,8 +118,7 @@ TEST_P(CudaAligned2416Gemv, BytesAreNearlyTheLayouts) {
   EXPECT_LE(ratio, 1.06);
 }
 
-// What is made of x on the way in, and where y goes, by their formulas in float64. The layers have their wide
-// groups in different places.
+// The layers have their wide groups in different places.
 TEST_P(CudaAligned2416Gemv, SeveralLayersAtOnceFromANormalizedOrGatedInput) {
   constexpr int64_t kIn = 520, kTokens = 3;
   std::vector<std::unique_ptr<Aligned2416Linear>> layers;
@@ -159,47 +129,12 @@ TEST_P(CudaAligned2416Gemv, SeveralLayersAtOnceFromANormalizedOrGatedInput) {
     listed.push_back(layers.back().get());
     out += rows;
   }
-  const std::vector<float> x = inputs(kTokens, 2 * kIn, 6), norm = testing::random_vector(kIn, 7),
-                           bias = testing::random_vector(out, 8),
-                           before = testing::random_vector(kTokens * out, 9);
-  const auto device_x = uploaded(x), device_norm = uploaded(norm), device_bias = uploaded(bias);
   const auto gemv = make(listed);
   if (gemv == nullptr) GTEST_SKIP() << "no kernel for this GPU";
   ASSERT_EQ(gemv->out(), out);
-  for (const auto form : {cuda::GemvInput::Form::rms_norm, cuda::GemvInput::Form::swiglu}) {
-    const bool gated = form == cuda::GemvInput::Form::swiglu;
-    const auto device_y = uploaded(before);
-    gemv->run({{device_x.data(), kTokens, gated ? 2 * kIn : kIn, 2 * kIn, cuda::Type::f32},
-               form,
-               device_norm.data(),
-               1e-5f},
-              {}, {{device_y.data(), kTokens, out, out, cuda::Type::f32}, true, device_bias.data()}, nullptr);
-    std::vector<float> y(before.size());
-    cuda::to_host(device_y.data(), y.data(), std::ssize(y) * 4, nullptr);
-    for (int64_t token = 0; token < kTokens; ++token) {
-      const float* row = x.data() + token * 2 * kIn;
-      double squares = 0;
-      for (int64_t i = 0; i < kIn; ++i) squares += double{row[i]} * row[i];
-      const double factor = 1.0 / std::sqrt(squares / kIn + 1e-5);
-      double difference = 0, length = 0;
-      int64_t n = 0;
-      for (const QuantizedLinear* layer : listed) {
-        const MatrixBuffer<float> w = layer->dequantize(kFullLevel);
-        for (int64_t r = 0; r < layer->out(); ++r, ++n) {
-          double product = 0;
-          for (int64_t i = 0; i < kIn; ++i)
-            product +=
-                double{w.view()(r, i)} * (gated ? row[i] / (1.0 + std::exp(-double{row[i]})) * row[kIn + i]
-                                                : row[i] * factor * norm[static_cast<size_t>(i)]);
-          const auto at = static_cast<size_t>(token * out + n);
-          const double off = y[at] - (double{before[at]} + bias[static_cast<size_t>(n)] + product);
-          difference += off * off;
-          length += product * product;
-        }
-      }
-      EXPECT_LE(std::sqrt(difference / length), gemv->tolerance());
-    }
-  }
+  const std::vector<Level> levels(listed.size(), kFullLevel);
+  testing::expect_formed_products(*gemv, listed, levels, inputs(kTokens, 2 * kIn, 6), kTokens,
+                                  gemv->tolerance());
 }
 
 TEST_P(CudaAligned2416Gemv, RefusesMoreLayersThanItHasRoomFor) {

@@ -20,12 +20,6 @@ using testing::relative_error;
 using testing::tolerance;
 using testing::TypedMatrix;
 
-MatrixBuffer<float> copy_of(const MatrixBuffer<float>& values) {
-  MatrixBuffer<float> copy(values.rows(), values.cols());
-  std::copy_n(values.data(), values.size(), copy.data());
-  return copy;
-}
-
 class Backward : public ::testing::TestWithParam<Type> {
  protected:
   void SetUp() override {
@@ -43,7 +37,7 @@ TEST_P(Backward, RmsNorm) {
                                 d = random_of(GetParam(), 13, cols, 2);
       const std::vector<float> weight =
           weighted ? testing::random_vector(cols, 3) : std::vector<float>(static_cast<size_t>(cols), 1.0f);
-      const MatrixBuffer<float> expected = copy_of(d);
+      const MatrixBuffer<float> expected = d.copy();
       grinqh::rms_norm_backward(x, weight, kEps, expected);
       const TypedMatrix gradient(GetParam(), d);
       const auto device_weight = device_array(weight);
@@ -60,7 +54,7 @@ TEST_P(Backward, RmsNormOfHeads) {
     const MatrixBuffer<float> x = random_of(GetParam(), 29, 5 * head_dim, 4),
                               d = random_of(GetParam(), 29, 5 * head_dim, 5);
     const std::vector<float> weight = testing::random_vector(head_dim, 6);
-    const MatrixBuffer<float> expected = copy_of(d);
+    const MatrixBuffer<float> expected = d.copy();
     grinqh::rms_norm_heads_backward(x, weight, 1e-6, expected);
     const TypedMatrix gradient(GetParam(), d);
     rms_norm_heads_backward(TypedMatrix(GetParam(), x).view(), device_array(weight).data(), head_dim, 1e-6f,
@@ -74,7 +68,7 @@ TEST(BackwardOfTwoTypes, RmsNorm) {
   if (!testing::has_gpu()) GTEST_SKIP() << "no GPU here";
   const MatrixBuffer<float> x = random_of(Type::f32, 7, 300, 1), d = random_of(Type::bf16, 7, 300, 2);
   const std::vector<float> weight = testing::random_vector(300, 3);
-  const MatrixBuffer<float> expected = copy_of(d);
+  const MatrixBuffer<float> expected = d.copy();
   grinqh::rms_norm_backward(x, weight, 1e-5, expected);
   const TypedMatrix gradient(Type::bf16, d);
   rms_norm_backward(TypedMatrix(Type::f32, x).view(), device_array(weight).data(), 1e-5f, gradient.view(),
@@ -87,7 +81,7 @@ TEST_P(Backward, SiluMultiply) {
     // Wide gates reach both ends of the sigmoid.
     const MatrixBuffer<float> gate = random_of(GetParam(), 17, cols, 1, 30.0),
                               up = random_of(GetParam(), 17, cols, 2), d = random_of(GetParam(), 17, cols, 3);
-    const MatrixBuffer<float> d_gate = copy_of(gate), d_up = copy_of(up);
+    const MatrixBuffer<float> d_gate = gate.copy(), d_up = up.copy();
     for (int64_t t = 0; t < gate.rows(); ++t)
       grinqh::silu_multiply_backward(d_gate.view().row_span(t), d_up.view().row_span(t),
                                      Matrix<const float>(d).row_span(t));

@@ -8,6 +8,7 @@
 #include "core/half.h"
 #include "cuda/gemv.h"
 #include "cuda/memory.h"
+#include "gemv_reference.h"
 #include "gpu.h"
 #include "kernels/group_affine/layout.h"
 #include "numbers.h"
@@ -48,33 +49,6 @@ std::unique_ptr<GroupAffineLinear> layer_of(const Case& c, int bits) {
 
 std::vector<const QuantizedLinear*> one(const QuantizedLinear& layer) { return {&layer}; }
 
-std::vector<float> run(cuda::Gemv& gemv, const std::vector<float>& x, int64_t tokens) {
-  const int64_t stride = static_cast<int64_t>(x.size()) / tokens, count = tokens * gemv.out();
-  const cuda::Array<float> input(static_cast<int64_t>(x.size())), output(count);
-  cuda::to_device(x.data(), input.data(), static_cast<int64_t>(x.size()) * 4, nullptr);
-  std::vector<float> y(static_cast<size_t>(count), std::nanf(""));
-  cuda::to_device(y.data(), output.data(), count * 4, nullptr);
-  gemv.run({{input.data(), tokens, gemv.in(), stride, cuda::Type::f32}}, {},
-           {{output.data(), tokens, gemv.out(), gemv.out(), cuda::Type::f32}}, nullptr);
-  cuda::to_host(output.data(), y.data(), count * 4, nullptr);
-  return y;
-}
-
-double error_of(const QuantizedLinear& layer, const std::vector<float>& x, int64_t stride,
-                const std::vector<float>& y, int64_t token) {
-  const MatrixBuffer<float> w = layer.dequantize(kFullLevel);
-  double difference = 0, norm = 0;
-  for (int64_t row = 0; row < layer.out(); ++row) {
-    double sum = 0;
-    for (int64_t i = 0; i < layer.in(); ++i)
-      sum += double{w.view()(row, i)} * x[static_cast<size_t>(token * stride + i)];
-    const double off = sum - y[static_cast<size_t>(token * layer.out() + row)];
-    difference += off * off;
-    norm += sum * sum;
-  }
-  return std::sqrt(difference / norm);
-}
-
 class CudaGroupAffineGemv : public ::testing::TestWithParam<int> {
  protected:
   void SetUp() override {
@@ -99,12 +73,14 @@ TEST_P(CudaGroupAffineGemv, EveryShapeAndOptionAgainstTheDequantizedWeights) {
     for (const cuda::GemvKernel& kernel : kernels) {
       const auto gemv = kernel.make(one(*layer), nullptr);
       if (gemv == nullptr) continue;  // not for this GPU, or not for this width
-      const std::vector<float> y = run(*gemv, x, c.tokens);
+      const std::vector<float> y = testing::run_gemv(*gemv, x, c.tokens);
       for (int64_t token = 0; token < c.tokens; ++token)
-        EXPECT_LE(error_of(*layer, x, stride, y, token), 0.5 * gemv->tolerance()) << "token " << token;
+        EXPECT_LE(testing::gemv_error(*layer, kFullLevel, x, stride, y, c.out, 0, token),
+                  0.5 * gemv->tolerance())
+            << "token " << token;
       for (int again = 0; again < 3; ++again) {
         const auto other = gemv->clone(nullptr);
-        const std::vector<float> same = run(*other, x, c.tokens);
+        const std::vector<float> same = testing::run_gemv(*other, x, c.tokens);
         EXPECT_EQ(std::memcmp(y.data(), same.data(), y.size() * sizeof(float)), 0);
       }
       EXPECT_GE(gemv->bytes() * 8, layer->stored_bits().total());
@@ -130,7 +106,6 @@ TEST_P(CudaGroupAffineGemv, RefusesGroupsItHasNoOrderFor) {
     }
 }
 
-// What is made of x on the way in, and where y goes, by their formulas in float64.
 TEST_P(CudaGroupAffineGemv, SeveralLayersAtOnceFromANormalizedOrGatedInput) {
   constexpr int64_t kIn = 520, kTokens = 3, kRows[] = {40, 24, 9};
   std::vector<std::unique_ptr<GroupAffineLinear>> layers;
@@ -141,52 +116,14 @@ TEST_P(CudaGroupAffineGemv, SeveralLayersAtOnceFromANormalizedOrGatedInput) {
     listed.push_back(layers.back().get());
     out += rows;
   }
-  const std::vector<float> x = testing::random_vector(kTokens * 2 * kIn, 6),
-                           norm = testing::random_vector(kIn, 7), bias = testing::random_vector(out, 8),
-                           before = testing::random_vector(kTokens * out, 9);
-  const auto uploaded = [](const std::vector<float>& host) {
-    cuda::Array<float> device(std::ssize(host));
-    cuda::to_device(host.data(), device.data(), std::ssize(host) * 4, nullptr);
-    return device;
-  };
-  const auto device_x = uploaded(x), device_norm = uploaded(norm), device_bias = uploaded(bias);
-  for (const auto form : {cuda::GemvInput::Form::rms_norm, cuda::GemvInput::Form::swiglu})
-    for (const cuda::GemvKernel& kernel : cuda::gemv_kernels("group_affine")) {
-      const auto gemv = kernel.make(listed, nullptr);
-      if (gemv == nullptr) continue;
-      ASSERT_EQ(gemv->out(), out);
-      const bool gated = form == cuda::GemvInput::Form::swiglu;
-      const int64_t width = gated ? 2 * kIn : kIn;
-      const auto device_y = uploaded(before);
-      gemv->run(
-          {{device_x.data(), kTokens, width, 2 * kIn, cuda::Type::f32}, form, device_norm.data(), 1e-5f}, {},
-          {{device_y.data(), kTokens, out, out, cuda::Type::f32}, true, device_bias.data()}, nullptr);
-      std::vector<float> y(before.size());
-      cuda::to_host(device_y.data(), y.data(), std::ssize(y) * 4, nullptr);
-      for (int64_t token = 0; token < kTokens; ++token) {
-        const float* row = x.data() + token * 2 * kIn;
-        double squares = 0;
-        for (int64_t i = 0; i < kIn; ++i) squares += double{row[i]} * row[i];
-        const double factor = 1.0 / std::sqrt(squares / kIn + 1e-5);
-        double difference = 0, length = 0;
-        int64_t n = 0;
-        for (const QuantizedLinear* layer : listed) {
-          const MatrixBuffer<float> w = layer->dequantize(kFullLevel);
-          for (int64_t r = 0; r < layer->out(); ++r, ++n) {
-            double product = 0;
-            for (int64_t i = 0; i < kIn; ++i)
-              product +=
-                  double{w.view()(r, i)} * (gated ? row[i] / (1.0 + std::exp(-double{row[i]})) * row[kIn + i]
-                                                  : row[i] * factor * norm[static_cast<size_t>(i)]);
-            const auto at = static_cast<size_t>(token * out + n);
-            const double off = y[at] - (double{before[at]} + bias[static_cast<size_t>(n)] + product);
-            difference += off * off;
-            length += product * product;
-          }
-        }
-        EXPECT_LE(std::sqrt(difference / length), gemv->tolerance());
-      }
-    }
+  const std::vector<float> x = testing::random_vector(kTokens * 2 * kIn, 6);
+  const std::vector<Level> levels(listed.size(), kFullLevel);
+  for (const cuda::GemvKernel& kernel : cuda::gemv_kernels("group_affine")) {
+    const auto gemv = kernel.make(listed, nullptr);
+    if (gemv == nullptr) continue;
+    ASSERT_EQ(gemv->out(), out);
+    testing::expect_formed_products(*gemv, listed, levels, x, kTokens, gemv->tolerance());
+  }
 }
 
 // Results name the kernel that ran: one that nothing runs yet must not be found for it.

@@ -9,6 +9,7 @@
 #include "core/half.h"
 #include "cuda/gemv.h"
 #include "cuda/memory.h"
+#include "gemv_reference.h"
 #include "gpu.h"
 #include "kernels/lut_planes/layout.h"
 #include "numbers.h"
@@ -48,37 +49,9 @@ std::vector<float> inputs(int64_t count, uint64_t seed) {
   return x;
 }
 
-cuda::Array<float> uploaded(const std::vector<float>& host) {
-  cuda::Array<float> device(std::ssize(host));
-  cuda::to_device(host.data(), device.data(), std::ssize(host) * 4, nullptr);
-  return device;
-}
-
 std::vector<float> run(cuda::Gemv& gemv, const std::vector<float>& x, int64_t tokens,
                        const std::vector<cuda::GemvReading>& readings) {
-  const int64_t stride = static_cast<int64_t>(x.size()) / tokens, count = tokens * gemv.out();
-  std::vector<float> y(static_cast<size_t>(count), std::nanf(""));
-  const auto input = uploaded(x), output = uploaded(y);
-  gemv.run({{input.data(), tokens, gemv.in(), stride, cuda::Type::f32}}, readings,
-           {{output.data(), tokens, gemv.out(), gemv.out(), cuda::Type::f32}}, nullptr);
-  cuda::to_host(output.data(), y.data(), count * 4, nullptr);
-  return y;
-}
-
-// y: of all outputs, those of the layer from `first` on; relative, over a token's outputs.
-double error_of(const QuantizedLinear& layer, Level level, const std::vector<float>& x, int64_t stride,
-                const std::vector<float>& y, int64_t y_stride, int64_t first, int64_t token) {
-  const MatrixBuffer<float> w = layer.dequantize(level);
-  double difference = 0, norm = 0;
-  for (int64_t row = 0; row < layer.out(); ++row) {
-    double sum = 0;
-    for (int64_t i = 0; i < layer.in(); ++i)
-      sum += double{w.view()(row, i)} * x[static_cast<size_t>(token * stride + i)];
-    const double off = sum - y[static_cast<size_t>(token * y_stride + first + row)];
-    difference += off * off;
-    norm += sum * sum;
-  }
-  return std::sqrt(difference / norm);
+  return testing::run_gemv(gemv, x, tokens, readings);
 }
 
 class CudaLutPlanesGemv : public ::testing::Test {
@@ -120,7 +93,7 @@ TEST_F(CudaLutPlanesGemv, EveryLevelOfEveryShapeAgainstTheDequantizedWeights) {
           fmt::format("{} x {}, level {}, {} tokens, outliers {}", c.out, c.in, level, c.tokens, c.apart));
       const std::vector<float> y = run(*gemv, x, c.tokens, {{level}});
       for (int64_t token = 0; token < c.tokens; ++token)
-        EXPECT_LE(error_of(*layer, level, x, stride, y, c.out, 0, token), 0.1 * gemv->tolerance());
+        EXPECT_LE(testing::gemv_error(*layer, level, x, stride, y, c.out, 0, token), 0.1 * gemv->tolerance());
       const auto other = gemv->clone(nullptr);
       EXPECT_EQ(run(*other, x, c.tokens, {{level}}), y);
       cuda::to_device(&level, on_device.data(), 1, nullptr);
@@ -147,7 +120,7 @@ TEST_F(CudaLutPlanesGemv, OneGraphServesAllLevels) {
   const Layer layer = layer_of(48, 700, {2, 3, 4}, 41);
   const auto gemv = make({layer.get()});
   const std::vector<float> x = inputs(700, 3);
-  const auto input = uploaded(x);
+  const auto input = testing::device_array(x);
   const cuda::Array<float> output(48);
   const cuda::Array<uint8_t> level(16);
   cudaStream_t stream;
@@ -196,8 +169,7 @@ TEST_F(CudaLutPlanesGemv, WhatIsNotFiniteStaysSo) {
   for (const float y : run(*gemv, std::vector<float>(600, 0.0f), 1, {})) EXPECT_EQ(y, 0.0f);
 }
 
-// What is made of x on the way in, and where y goes, by their formulas in float64; layers at their own
-// levels.
+// Layers at their own levels.
 TEST_F(CudaLutPlanesGemv, SeveralLayersAtOnceFromANormalizedOrGatedInput) {
   constexpr int64_t kIn = 1160, kTokens = 3, kRows[] = {40, 24, 9};
   const Layer layers[] = {layer_of(kRows[0], kIn, {2, 3}), layer_of(kRows[1], kIn, {3, 4}, 60),
@@ -207,44 +179,10 @@ TEST_F(CudaLutPlanesGemv, SeveralLayersAtOnceFromANormalizedOrGatedInput) {
   const auto gemv = make({layers[0].get(), layers[1].get(), layers[2].get()});
   ASSERT_NE(gemv, nullptr);
   ASSERT_EQ(gemv->out(), out);
-  const std::vector<float> x = inputs(kTokens * 2 * kIn, 6), norm = testing::random_vector(kIn, 7),
-                           bias = testing::random_vector(out, 8),
-                           before = testing::random_vector(kTokens * out, 9);
-  const auto device_x = uploaded(x), device_norm = uploaded(norm), device_bias = uploaded(bias);
+  const std::vector<float> x = inputs(kTokens * 2 * kIn, 6);
+  const QuantizedLinear* listed[] = {layers[0].get(), layers[1].get(), layers[2].get()};
   for (const std::vector<Level>& levels : uses)
-    for (const auto form : {cuda::GemvInput::Form::rms_norm, cuda::GemvInput::Form::swiglu}) {
-      const bool gated = form == cuda::GemvInput::Form::swiglu;
-      const int64_t width = gated ? 2 * kIn : kIn;
-      const auto device_y = uploaded(before);
-      const cuda::GemvReading readings[] = {{levels[0]}, {levels[1]}, {levels[2]}};
-      gemv->run(
-          {{device_x.data(), kTokens, width, 2 * kIn, cuda::Type::f32}, form, device_norm.data(), 1e-5f},
-          readings, {{device_y.data(), kTokens, out, out, cuda::Type::f32}, true, device_bias.data()},
-          nullptr);
-      std::vector<float> y(before.size());
-      cuda::to_host(device_y.data(), y.data(), std::ssize(y) * 4, nullptr);
-      // Back to the bare product of what x becomes.
-      for (size_t i = 0; i < y.size(); ++i) y[i] -= before[i] + bias[i % static_cast<size_t>(out)];
-      std::vector<float> made(static_cast<size_t>(kTokens * kIn));
-      for (int64_t token = 0; token < kTokens; ++token) {
-        const float* row = x.data() + token * 2 * kIn;
-        double squares = 0;
-        for (int64_t i = 0; i < kIn; ++i) squares += double{row[i]} * row[i];
-        const double factor = 1.0 / std::sqrt(squares / kIn + 1e-5);
-        for (int64_t i = 0; i < kIn; ++i)
-          made[static_cast<size_t>(token * kIn + i)] =
-              static_cast<float>(gated ? row[i] / (1.0 + std::exp(-double{row[i]})) * row[kIn + i]
-                                       : row[i] * factor * norm[static_cast<size_t>(i)]);
-      }
-      for (int64_t token = 0; token < kTokens; ++token) {
-        int64_t first = 0;
-        for (size_t l = 0; l < 3; ++l) {
-          EXPECT_LE(error_of(*layers[l], levels[l], made, kIn, y, out, first, token),
-                    0.25 * gemv->tolerance());
-          first += kRows[l];
-        }
-      }
-    }
+    testing::expect_formed_products(*gemv, listed, levels, x, kTokens, 0.25 * gemv->tolerance());
 }
 
 }  // namespace
