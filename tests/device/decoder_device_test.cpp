@@ -2,11 +2,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "calib/calibrate.h"
-#include "calib/calibration_windows.h"
-#include "core/registry.h"
 #include "device/on_gpu.h"
-#include "experiment/prepare.h"
+#include "quantized_embedded.h"
 #include "runtime/generate.h"
 
 namespace grinqh {
@@ -18,38 +15,33 @@ using testing::relative_difference;
 
 constexpr int64_t kPrompt = 24, kSteps = 24;
 
-// A method on an embedded model, as the CPU prepares it once.
+// A method on an embedded model, as the CPU prepares it once; none: the model as it is.
 struct Subject {
-  std::string name;
   const testing::EmbeddedModel* embedded = nullptr;
-  Calibrated calibrated;
-  std::unique_ptr<PrecisionPolicy> policy;
+  std::unique_ptr<testing::QuantizedEmbedded> quantized;
+
+  const QuantizedModel& model() const {
+    static const QuantizedModel nothing;
+    return quantized ? quantized->model() : nothing;
+  }
+  const PrecisionPolicy* policy() const { return quantized ? quantized->policy.get() : nullptr; }
 };
 
-const Subject& subject(const std::string& model, const std::string& text) {
-  static std::map<std::string, std::unique_ptr<Subject>> made;
-  std::unique_ptr<Subject>& kept = made[model + text];
-  if (kept) return *kept;
-  auto found = std::make_unique<Subject>();
-  found->embedded = &embedded_model(model);
-  if (text.empty()) return *(kept = std::move(found));
-  const MethodSpec method = read_single_method(text);
-  const MatrixBuffer<int32_t> windows = spread_windows(found->embedded->tokens, 2, 64);
-  const auto quantizer = Registry<Quantizer>::get().make(method.quantizer.name, method.quantizer.settings);
-  CalibrationPlan plan;
-  plan.windows = windows;
-  plan.kept = Registry<PrecisionPolicy>::get().make(method.policy.name, method.policy.settings)->needs();
-  const Transformer& cpu = found->embedded->transformer;
-  found->calibrated = calibrate_and_quantize(cpu, *quantizer, plan);
-  found->policy = prepare_policy(method, cpu, found->calibrated, windows);
-  return *(kept = std::move(found));
+const Subject& subject(const std::string& model, const std::string& method) {
+  static std::map<std::string, Subject> made;
+  const auto [kept, added] = made.try_emplace(model + method);
+  if (!added) return kept->second;
+  kept->second.embedded = &embedded_model(model);
+  if (!method.empty())
+    kept->second.quantized = std::make_unique<testing::QuantizedEmbedded>(model, method, 2, 64);
+  return kept->second;
 }
 
 // One way of decoding, begun on the prompts.
 struct Decoding {
   Decoding(const Transformer& transformer, const Subject& subject, int64_t sequences, bool engine,
            const Sampling& sampling = {})
-      : executor(transformer.quantized_linears(subject.calibrated.model, subject.policy.get())) {
+      : executor(transformer.quantized_linears(subject.model(), subject.policy())) {
     const DecodePlan plan{sequences, kPrompt + kSteps + 8, nullptr, true};
     decoder = engine ? transformer.make_decoder(*executor, plan)
                      : make_stepwise_decoder(transformer, *executor, plan);

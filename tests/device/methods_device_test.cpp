@@ -9,6 +9,7 @@
 #include "device/on_gpu.h"
 #include "experiment/prepare.h"
 #include "quant/gradient_collector.h"
+#include "quantized_embedded.h"
 #include "runtime/language_model.h"
 
 namespace grinqh {
@@ -77,22 +78,14 @@ class EveryMethod : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(EveryMethod, PredictsAsOnTheCpu) {
   GRINQH_NEED_GPU();
-  const testing::EmbeddedModel& embedded = embedded_model("qwen3-tiny");
-  MethodSpec method = read_single_method(GetParam());
-  method.transforms.clear();
-  const MatrixBuffer<int32_t> windows = spread_windows(embedded.tokens, 3, 96);
-  const auto quantizer = Registry<Quantizer>::get().make(method.quantizer.name, method.quantizer.settings);
-  CalibrationPlan plan;
-  plan.windows = windows;
-  plan.kept = Registry<PrecisionPolicy>::get().make(method.policy.name, method.policy.settings)->needs();
-  const Calibrated calibrated = calibrate_and_quantize(cpu(), *quantizer, plan);
-  const auto policy = prepare_policy(method, cpu(), calibrated, windows);
+  const testing::QuantizedEmbedded method("qwen3-tiny", GetParam(), 3, 96);
+  const testing::EmbeddedModel& embedded = method.embedded;
   const auto gpu = on_gpu(embedded.model, Arithmetic::float32);
 
   constexpr int64_t kPrompt = 24;
   const Batch batch = Batch::of_windows(embedded.windows(2, 96), kPrompt);
-  QuantizedLanguageModel here(cpu(), calibrated.model, policy.get()),
-      there(*gpu, calibrated.model, policy.get());
+  QuantizedLanguageModel here(cpu(), method.model(), method.policy.get()),
+      there(*gpu, method.model(), method.policy.get());
   const Tensor expected = here.features(batch), found = there.features(batch);
   std::vector<int32_t> next(batch.tokens.begin() + 1, batch.tokens.end());
   next.push_back(-1);

@@ -1,9 +1,6 @@
 // Generating with the kernels for few tokens against generating with the exact ones.
-#include "calib/calibrate.h"
-#include "calib/calibration_windows.h"
-#include "core/progress.h"
-#include "embedded_models.h"
 #include "numbers.h"
+#include "quantized_embedded.h"
 #include "runtime/generate.h"
 
 namespace grinqh {
@@ -14,38 +11,13 @@ using testing::logits_of;
 constexpr int64_t kPrompt = 20, kTokens = 24;
 
 struct Case {
-  const char *model, *quantizer;
-  int level;  // of all channels; 0: graded by their inputs
+  const char *model, *method;
+  bool graded = false;  // every token's channels by their inputs
 };
-void PrintTo(const Case& each, std::ostream* out) {
-  *out << each.model << " " << each.quantizer << " at " << each.level;
-}
+void PrintTo(const Case& each, std::ostream* out) { *out << each.model << " " << each.method; }
 
-// A model quantized with its defaults, and the policy prepared, as a run does it.
-struct Quantized {
-  explicit Quantized(const Case& each) : embedded(testing::embedded_model(each.model)) {
-    Progress::set_enabled(false);
-    const auto quantizer = Registry<Quantizer>::get().make(each.quantizer, {});
-    policy = each.level == 0
-                 ? Registry<PrecisionPolicy>::get().make("grinqh", {})
-                 : Registry<PrecisionPolicy>::get().make("uniform", {{"level", {each.level, ""}}});
-    const MatrixBuffer<int32_t> windows = spread_windows(embedded.tokens, 4, 128);
-    CalibrationPlan plan;
-    plan.windows = windows;
-    plan.kept = policy->needs();
-    Calibrated calibrated = calibrate_and_quantize(embedded.transformer, *quantizer, plan);
-    for (const BlockWeights& block : embedded.model.blocks)
-      for (const auto& layers : inputs_of(block))
-        for (const LinearWeights* layer : layers) {
-          const MatrixBuffer<float> weight = to_float(layer->weight);
-          static const LayerStats nothing;
-          const auto stats = calibrated.stats.find(layer->id);
-          policy->prepare({layer->id, weight, stats == calibrated.stats.end() ? nothing : *stats->second},
-                          *calibrated.model.layers.at(layer->id));
-        }
-    policy->allot();
-    model = std::move(calibrated.model);
-  }
+struct Quantized : testing::QuantizedEmbedded {
+  explicit Quantized(const Case& each) : QuantizedEmbedded(each.model, each.method) {}
 
   // Logits after the prompt and after each of the tokens that follow it.
   MatrixBuffer<float> logits_along(QuantizedExecutor& linears, std::span<const int32_t> tokens) const {
@@ -65,10 +37,6 @@ struct Quantized {
     }
     return logits;
   }
-
-  const testing::EmbeddedModel& embedded;
-  QuantizedModel model;
-  std::unique_ptr<PrecisionPolicy> policy;
 };
 
 class Decoding : public ::testing::TestWithParam<Case> {};
@@ -76,8 +44,8 @@ class Decoding : public ::testing::TestWithParam<Case> {};
 TEST_P(Decoding, WithFastKernelsFollowsTheExactOnes) {
   const Quantized quantized(GetParam());
   const Transformer& transformer = quantized.embedded.transformer;
-  const auto exact = transformer.quantized_linears(quantized.model, quantized.policy.get());
-  const auto fast = transformer.decoding_linears(quantized.model, quantized.policy.get());
+  const auto exact = transformer.quantized_linears(quantized.model(), quantized.policy.get());
+  const auto fast = transformer.decoding_linears(quantized.model(), quantized.policy.get());
   const auto greedy =
       generate(transformer, *exact, quantized.embedded.windows(1, kPrompt), kTokens, {}).at(0);
   const MatrixBuffer<float> expected = quantized.logits_along(*exact, greedy);
@@ -88,7 +56,7 @@ TEST_P(Decoding, WithFastKernelsFollowsTheExactOnes) {
   const double error = testing::worst_row_error(found.view(), expected.view());
   EXPECT_GT(error, 0) << "decoded tokens do not";
   // Of 256 graded channels, one that falls to the other side of its threshold shows.
-  const bool graded = GetParam().level == 0;
+  const bool graded = GetParam().graded;
   EXPECT_LT(error, graded ? 0.1 : 5e-3);
   int64_t agreed = 0;
   for (int64_t t = 0; t < kTokens; ++t)
@@ -98,10 +66,14 @@ TEST_P(Decoding, WithFastKernelsFollowsTheExactOnes) {
   EXPECT_EQ(generate(transformer, *fast, quantized.embedded.windows(1, kPrompt), kTokens, {}).at(0), greedy);
 }
 
+constexpr const char* kRtn = R"(quantizer = "rtn")";
+constexpr const char* kLevel4 = R"(quantizer = "grinqh", policy = { name = "uniform", level = 4 })";
+constexpr const char* kGraded = R"(quantizer = "grinqh", policy = { name = "grinqh" })";
+
 INSTANTIATE_TEST_SUITE_P(Embedded, Decoding,
-                         ::testing::Values(Case{"llama-tiny", "rtn", 4}, Case{"llama-tiny", "grinqh", 4},
-                                           Case{"llama-tiny", "grinqh", 0}, Case{"qwen3-tiny", "rtn", 4},
-                                           Case{"qwen3-tiny", "grinqh", 0}));
+                         ::testing::Values(Case{"llama-tiny", kRtn}, Case{"llama-tiny", kLevel4},
+                                           Case{"llama-tiny", kGraded, true}, Case{"qwen3-tiny", kRtn},
+                                           Case{"qwen3-tiny", kGraded, true}));
 
 }  // namespace
 }  // namespace grinqh

@@ -1,10 +1,7 @@
 // The batched decode phase against feeding the tokens one by one (DESIGN.md section 5), under graded
 // precision on real models: the batch is computed level by level, a single token channel by channel.
-#include "calib/calibrate.h"
-#include "calib/calibration_windows.h"
-#include "core/progress.h"
-#include "embedded_models.h"
 #include "numbers.h"
+#include "quantized_embedded.h"
 #include "runtime/language_model.h"
 
 namespace grinqh {
@@ -25,31 +22,11 @@ std::string name_of(const Case& each) {
 }
 void PrintTo(const Case& each, std::ostream* out) { *out << name_of(each); }
 
-// A model quantized and its policy prepared, as a run does it.
-struct Graded {
-  explicit Graded(const Case& each) : embedded(embedded_model(each.model)) {
-    Progress::set_enabled(false);
-    const auto quantizer = Registry<Quantizer>::get().make("grinqh", {{"levels", {each.levels, ""}}});
-    policy = Registry<PrecisionPolicy>::get().make("grinqh", {{"bits", {each.bits, ""}}});
-    const MatrixBuffer<int32_t> windows = spread_windows(embedded.tokens, 4, 128);
-    CalibrationPlan plan;
-    plan.windows = windows;
-    plan.kept = policy->needs();
-    Calibrated calibrated = calibrate_and_quantize(embedded.transformer, *quantizer, plan);
-    for (const BlockWeights& block : embedded.model.blocks)
-      for (const auto& layers : inputs_of(block))
-        for (const LinearWeights* layer : layers) {
-          const MatrixBuffer<float> weight = to_float(layer->weight);
-          policy->prepare({layer->id, weight, *calibrated.stats.at(layer->id)},
-                          *calibrated.model.layers.at(layer->id));
-        }
-    policy->allot();
-    quantized = std::move(calibrated.model);
-  }
-
-  const testing::EmbeddedModel& embedded;
-  QuantizedModel quantized;
-  std::unique_ptr<PrecisionPolicy> policy;
+struct Graded : testing::QuantizedEmbedded {
+  explicit Graded(const Case& each)
+      : QuantizedEmbedded(each.model, fmt::format("quantizer = \"grinqh\", levels = [{}], policy = {{ name = "
+                                                  "\"grinqh\", bits = {} }}",
+                                                  fmt::join(each.levels, ", "), each.bits)) {}
 };
 
 struct Decoded {
@@ -58,7 +35,7 @@ struct Decoded {
 };
 
 Decoded in_one_batch(const Graded& graded, int64_t tokens) {
-  QuantizedLinears linears(graded.quantized, graded.policy.get());
+  QuantizedLinears linears(graded.model(), graded.policy.get());
   const Transformer& transformer = graded.embedded.transformer;
   const MatrixBuffer<float> features =
       transformer.run(Batch::of_windows(graded.embedded.windows(1, tokens), 0), linears);
@@ -67,7 +44,7 @@ Decoded in_one_batch(const Graded& graded, int64_t tokens) {
 
 Decoded one_by_one(const Graded& graded, int64_t tokens) {
   const Transformer& transformer = graded.embedded.transformer;
-  QuantizedLinears linears(graded.quantized, graded.policy.get());
+  QuantizedLinears linears(graded.model(), graded.policy.get());
   KvCache cache = transformer.make_cache(1, tokens);
   Decoded decoded{MatrixBuffer<float>(tokens, transformer.vocab()), {}};
   for (int64_t t = 0; t < tokens; ++t) {
@@ -95,7 +72,7 @@ TEST_P(GradedDecode, InOneBatchIsTokenByToken) {
   // That it is graded at all: near the budget, and different from token to token.
   double mean = 0;
   for (const int64_t codes : batch.traffic.codes)
-    mean += static_cast<double>(codes) / static_cast<double>(graded.quantized.weights() * kTokens);
+    mean += static_cast<double>(codes) / static_cast<double>(graded.model().weights() * kTokens);
   EXPECT_NEAR(mean, GetParam().bits, 0.3);
   EXPECT_NE(batch.traffic.codes[10], batch.traffic.codes[20]);
 }
