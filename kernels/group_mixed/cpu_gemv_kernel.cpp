@@ -67,52 +67,45 @@ HWY_INLINE void for_quads(const uint8_t* from, const Body& body) {
   }
 }
 
-// Products of a block's part of kWidth bits.
+// Adds the products of a part of kWidth bits of some blocks. No part of a caller: so what is called in here
+// is called once, and g++ inlines it.
 template <int kWidth>
-HWY_INLINE void sum_part(const uint8_t* from, QuadInputs inputs, VI* totals) {
-  QuadSums products[kTogether];
-  for_quads<kWidth>(from, [&](auto quad, int v, VI codes) HWY_ATTR {
-    products[v].add(codes, inputs.upper_quad(quad()), inputs.lower_quad(quad()));
-  });
-  for (int v = 0; v < kTogether; ++v) totals[v] = products[v].total();
-}
-
-// Adds the products of a span's codes. from: its first block, from the first vector's lanes on.
-template <int kWidth>
-HWY_INLINE void sum_span(const uint8_t* from, int64_t blocks, QuadInputs inputs, VI* sums) {
-  for (int64_t b = 0; b < blocks; ++b, from += kWidth * kLine, inputs = inputs.from(kBlock)) {
-    VI totals[kTogether];
-    if constexpr (kWidth > 4) {
-      VI upper[kTogether];
-      sum_part<kWidth - 4>(from, inputs, upper);
-      sum_part<4>(from + (kWidth - 4) * kLine, inputs, totals);
-      for (int v = 0; v < kTogether; ++v) totals[v] = hn::Add(totals[v], hn::ShiftLeft<4>(upper[v]));
-    } else {
-      sum_part<kWidth>(from, inputs, totals);
-    }
-    for (int v = 0; v < kTogether; ++v) sums[v] = hn::Add(sums[v], totals[v]);
+HWY_NOINLINE void sum_part(const uint8_t* from, int64_t stride, int64_t blocks, QuadInputs inputs, VI* sums) {
+  for (int64_t b = 0; b < blocks; ++b, from += stride, inputs = inputs.from(kBlock)) {
+    constexpr int64_t kAhead = 2048;
+    for (int64_t line = 0; line < kWidth; ++line) __builtin_prefetch(from + kAhead + line * kLine);
+    QuadSums products[kTogether];
+    for_quads<kWidth>(from, [&](auto quad, int v, VI codes) HWY_ATTR {
+      products[v].add(codes, inputs.upper_quad(quad()), inputs.lower_quad(quad()));
+    });
+    for (int v = 0; v < kTogether; ++v) sums[v] = hn::Add(sums[v], products[v].total());
   }
 }
 
-HWY_INLINE void sum_span(int width, const uint8_t* from, int64_t blocks, QuadInputs inputs, VI* sums) {
+HWY_INLINE void sum_part(int width, const uint8_t* from, int64_t stride, int64_t blocks, QuadInputs inputs,
+                         VI* sums) {
   switch (width) {
     case 1:
-      return sum_span<1>(from, blocks, inputs, sums);
+      return sum_part<1>(from, stride, blocks, inputs, sums);
     case 2:
-      return sum_span<2>(from, blocks, inputs, sums);
+      return sum_part<2>(from, stride, blocks, inputs, sums);
     case 3:
-      return sum_span<3>(from, blocks, inputs, sums);
-    case 4:
-      return sum_span<4>(from, blocks, inputs, sums);
-    case 5:
-      return sum_span<5>(from, blocks, inputs, sums);
-    case 6:
-      return sum_span<6>(from, blocks, inputs, sums);
-    case 7:
-      return sum_span<7>(from, blocks, inputs, sums);
+      return sum_part<3>(from, stride, blocks, inputs, sums);
     default:
-      return sum_span<8>(from, blocks, inputs, sums);
+      return sum_part<4>(from, stride, blocks, inputs, sums);
   }
+}
+
+// Sums of a span's codes times inputs. from: its first block, from the first vector's lanes on.
+HWY_INLINE void sum_span(const Span& span, const uint8_t* from, QuadInputs inputs, VI* sums) {
+  const int64_t stride = span.width * kLine;
+  for (int v = 0; v < kTogether; ++v) sums[v] = hn::Zero(DI());
+  const int upper = std::max(span.width - 4, 0);
+  if (upper > 0) {
+    sum_part(upper, from, stride, span.blocks, inputs, sums);
+    for (int v = 0; v < kTogether; ++v) sums[v] = hn::ShiftLeft<4>(sums[v]);
+  }
+  sum_part(span.width - upper, from + upper * kLine, stride, span.blocks, inputs, sums);
 }
 
 void MultiplyTile(std::span<const Span> spans, const TileWeights& weights, const RoundedInputs& inputs,
@@ -124,8 +117,7 @@ void MultiplyTile(std::span<const Span> spans, const TileWeights& weights, const
     for (size_t s = 0; s < spans.size(); ++s) {
       const Span& span = spans[s];
       VI sums[kTogether];
-      for (VI& sum : sums) sum = hn::Zero(DI());
-      sum_span(span.width, weights.codes + span.codes + first * 4, span.blocks,
+      sum_span(span, weights.codes + span.codes + first * 4,
                QuadInputs{inputs.upper, inputs.lower}.from(span.at), sums);
       const VF step = hn::Set(d, inputs.steps[s]), of_inputs = hn::Set(d, inputs.sums[s]);
       for (int v = 0; v < kTogether; ++v) {
