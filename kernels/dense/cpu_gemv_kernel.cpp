@@ -30,40 +30,28 @@ HWY_INLINE void for_line(const uint16_t* line, const Body& body) {
   }
 }
 
-// Fetches channels ahead of their use, each from its first line to its last.
-class Ahead {
- public:
-  Ahead(const TileWeights& weights, std::span<const int32_t> channels) : weights_(weights), rest_(channels) {}
-
-  HWY_INLINE void fetch(int lines) {
-    for (int i = 0; i < lines && !rest_.empty(); ++i) {
-      __builtin_prefetch(weights_.channels + rest_.front() * weights_.width + output_);
-      output_ += CpuOrder::kLine;
-      if (output_ < weights_.width) continue;
-      output_ = 0;
-      rest_ = rest_.subspan(1);
-    }
-  }
-
- private:
-  const TileWeights& weights_;
-  std::span<const int32_t> rest_;
-  int64_t output_ = 0;
-};
-
-// kTogether channels, so that an output's sum is loaded and stored once for all of them.
+// kTogether channels, so that an output's sum is loaded and stored once for all of them. What comes after
+// them is fetched ahead: the lines of `next` as they will be used, or if all channels are read, memory as it
+// lies.
 template <int kTogether, bool kBf16>
-HWY_INLINE void add_some(const TileWeights& weights, const int32_t* channels, const float* x, Ahead& ahead,
-                         float* y) {
+HWY_INLINE void add_some(const TileWeights& weights, const int32_t* channels, const float* x,
+                         std::span<const int32_t> next, bool all, float* y) {
   constexpr int kVectors = static_cast<int>(CpuOrder::kLine / kLanes);
   const DF d;
-  const uint16_t* from[kTogether];
-  for (int c = 0; c < kTogether; ++c) from[c] = weights.channels + channels[c] * weights.width;
+  const uint16_t *from[kTogether], *ahead[kTogether];
+  for (int c = 0; c < kTogether; ++c) {
+    const auto at = static_cast<size_t>(c);
+    from[c] = weights.channels + channels[c] * weights.width;
+    ahead[c] = all                ? from[0] + kTogether * weights.width + c * CpuOrder::kLine
+               : at < next.size() ? weights.channels + next[at] * weights.width
+                                  : from[c];
+  }
+  const int64_t stride = all ? kTogether : 1;
   for (int64_t output = 0; output < weights.width; output += CpuOrder::kLine) {
-    ahead.fetch(kTogether);
     VF sums[kVectors];
     for (int v = 0; v < kVectors; ++v) sums[v] = hn::LoadU(d, y + output + v * kLanes);
     unrolled<kTogether>([&](auto c) HWY_ATTR {
+      __builtin_prefetch(ahead[c()] + output * stride);
       const VF input = hn::Set(d, x[c()]);
       for_line<kBf16>(from[c()] + output,
                       [&](auto v, VF w) HWY_ATTR { sums[v()] = hn::MulAdd(input, w, sums[v()]); });
@@ -74,16 +62,18 @@ HWY_INLINE void add_some(const TileWeights& weights, const int32_t* channels, co
 
 template <bool kBf16>
 void add_all(const TileWeights& weights, const ChannelInputs& inputs, float* y) {
-  constexpr size_t kMost = 8;
   std::span<const int32_t> rest = inputs.channels;
   const float* x = inputs.x;
-  Ahead ahead(weights, rest.subspan(std::min(kMost, rest.size())));
+  const bool all = !rest.empty() && rest.back() - rest.front() + 1 == std::ssize(rest);
   const auto add = [&](auto count) HWY_ATTR {
     constexpr int kTogether = decltype(count)::value;
-    for (; rest.size() >= kTogether; rest = rest.subspan(kTogether), x += kTogether)
-      add_some<kTogether, kBf16>(weights, rest.data(), x, ahead, y);
+    for (; rest.size() >= kTogether; x += kTogether) {
+      const int32_t* channels = rest.data();
+      rest = rest.subspan(kTogether);
+      add_some<kTogether, kBf16>(weights, channels, x, rest, all, y);
+    }
   };
-  add(std::integral_constant<int, kMost>());
+  add(std::integral_constant<int, 8>());
   add(std::integral_constant<int, 2>());
   add(std::integral_constant<int, 1>());
 }

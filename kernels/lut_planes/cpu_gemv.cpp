@@ -62,22 +62,15 @@ struct CodedOutliers {
   OutlierLists lists;
   std::vector<uint8_t> codes;  // what they stand in place of, the first plane highest
 
-  explicit CodedOutliers(const LutPlanesFields& source) {
+  explicit CodedOutliers(const LutPlanesFields& source) : codes(source.outlier_codes()) {
     const auto begin = source.get<uint32_t>("outlier_rows");
     if (begin.empty()) return;
     lists.begin.assign(begin.begin(), begin.end());
     const auto values = source.get<uint16_t>("outlier_values");
     lists.values.assign(values.begin(), values.end());
     lists.values.resize(values.size() + OutlierLists::kReadBeyond);
-    for (int64_t row = 0; row < source.shape().out; ++row)
-      for (size_t k = begin[static_cast<size_t>(row)]; k < begin[static_cast<size_t>(row) + 1]; ++k) {
-        const uint32_t column = source.outlier_column(k);
-        uint32_t code = 0;
-        for (int plane = 0; plane < source.shape().planes(); ++plane)
-          code |= (source.plane_row(plane, row)[column / 32] >> column % 32 & 1u) << (7 - plane);
-        lists.columns.push_back(static_cast<uint16_t>(column));
-        codes.push_back(static_cast<uint8_t>(code));
-      }
+    for (size_t k = 0; k < values.size(); ++k)
+      lists.columns.push_back(static_cast<uint16_t>(source.outlier_column(k)));
   }
 
   int64_t bytes() const { return lists.bytes() + std::ssize(codes); }

@@ -37,6 +37,18 @@ class LutPlanesFields {
   const uint16_t* table_row(Level level, int64_t row) const {
     return get<uint16_t>("tables").data() + shape_.table_offset(level) + (row << level);
   }
+  // The codes that outliers stand in place of, as bytes with the first bit highest.
+  std::vector<uint8_t> outlier_codes() const {
+    const std::span<const uint32_t> rows = get<uint32_t>("outlier_rows");
+    std::vector<uint8_t> codes(get<uint16_t>("outlier_values").size());
+    for (int64_t row = 0; !rows.empty() && row < shape_.out; ++row)
+      for (size_t k = rows[static_cast<size_t>(row)]; k < rows[static_cast<size_t>(row) + 1]; ++k)
+        for (int plane = 0; plane < shape_.planes(); ++plane) {
+          const uint32_t column = outlier_column(k), word = plane_row(plane, row)[column / 32];
+          codes[k] |= static_cast<uint8_t>((word >> column % 32 & 1u) << (7 - plane));
+        }
+    return codes;
+  }
 
  private:
   LutPlanesShape shape_;
