@@ -80,4 +80,23 @@ inline void expect_products(const QuantizedLinear& layer, Matrix<const float> x,
   }
 }
 
+// Inputs of zeros give zeros, by every kernel and instruction set; an input that is no number is in all
+// outputs.
+inline void expect_no_number_is_hidden(const QuantizedLinear& layer, const Precision& precision) {
+  auto x = MatrixBuffer<float>::zeroed(3, layer.in());
+  x.row(1)[layer.in() / 3] = std::nanf("");
+  x.row(2)[layer.in() - 1] = -HUGE_VALF;
+  for (const GemvKernel& kernel : gemv_kernels(layer.layout())) {
+    const auto gemv = kernel.make(layer);
+    with_every_instruction_set([&] {
+      const MatrixBuffer<float> y = run(*gemv, x, precision);
+      for (int64_t n = 0; n < layer.out(); ++n) {
+        EXPECT_EQ(y.row(0)[n], 0.0f);
+        EXPECT_FALSE(std::isfinite(y.row(1)[n]));
+        EXPECT_FALSE(std::isfinite(y.row(2)[n]));
+      }
+    });
+  }
+}
+
 }  // namespace grinqh::testing

@@ -20,6 +20,12 @@ GemvTable<GemvKernel>& table() {
 
 }  // namespace
 
+void Gemv::check_call(Matrix<const float> x, const Precision& precision, Matrix<float> y) const {
+  check(x.cols == in_ && y.cols == out_ && x.rows == y.rows && x.rows <= kMaxGemvTokens, "gemv: shapes");
+  check(precision.levels.empty() || (precision.levels.rows == x.rows && precision.levels.cols == in_),
+        "gemv: levels of every token");
+}
+
 RegisterGemv::RegisterGemv(std::string_view layout, std::string_view name, std::string_view summary,
                            MakeGemv make) {
   table().add({std::string(layout), std::string(name), std::string(summary), std::move(make)});

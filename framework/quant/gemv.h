@@ -38,6 +38,8 @@ class Gemv {
 
  protected:
   Gemv(int64_t out, int64_t in) : out_(out), in_(in) {}
+  // That what run() was given fits together.
+  void check_call(Matrix<const float> x, const Precision& precision, Matrix<float> y) const;
 
  private:
   int64_t out_, in_;

@@ -87,6 +87,12 @@ GroupMixedParts::GroupMixedParts(const GroupMixedShape& shape)
       zeros(shape.out, shape.groups()),
       means(shape.out, shape.groups()) {}
 
+GroupMixedRow::GroupMixedRow(const GroupMixedShape& shape)
+    : codes(index(shape.in)),
+      zeros(index(shape.groups())),
+      scales(index(shape.groups())),
+      means(index(shape.groups())) {}
+
 GroupMixedLinear::GroupMixedLinear(GroupMixedShape shape, const GroupMixedParts& parts)
     : shape_(std::move(shape)),
       level_(widest(shape_)),
@@ -154,23 +160,35 @@ BitCount GroupMixedLinear::read_bits(const LevelCounts&) const {
   return bits;
 }
 
+void GroupMixedLinear::read_row(int64_t row, GroupMixedRow& to) const {
+  BitReader codes(codes_.data() + row * code_row_bytes()), zeros(zeros_.data() + row * zero_row_bytes());
+  const uint16_t* mean = means_.data() + row * shape_.binary_groups();
+  for (int64_t g = 0; g < shape_.groups(); ++g) {
+    const int bits = shape_.widths[index(g)];
+    to.scales[index(g)] = scales_[index(row * shape_.groups() + g)];
+    if (bits == 1)
+      to.means[index(g)] = *mean++;
+    else
+      to.zeros[index(g)] = static_cast<uint8_t>(zeros.get(bits));
+    for (int64_t i = shape_.begin_of(g); i < shape_.end_of(g); ++i)
+      to.codes[index(i)] = static_cast<uint8_t>(codes.get(bits));
+  }
+}
+
 void GroupMixedLinear::dequantize_rows(std::span<const Level>, int64_t begin, int64_t end,
                                        Matrix<float> w) const {
+  GroupMixedRow fields(shape_);
   for (int64_t row = begin; row < end; ++row) {
-    BitReader codes(codes_.data() + row * code_row_bytes()), zeros(zeros_.data() + row * zero_row_bytes());
-    const uint16_t* mean = means_.data() + row * shape_.binary_groups();
+    read_row(row, fields);
     float* to = w.row(row - begin);
     for (int64_t g = 0; g < shape_.groups(); ++g) {
-      const int bits = shape_.widths[index(g)];
-      const float scale = from_half(scales_[index(row * shape_.groups() + g)]);
-      if (bits == 1) {
-        const float middle = from_half(*mean++);
-        for (int64_t i = shape_.begin_of(g); i < shape_.end_of(g); ++i)
-          to[i] = middle + scale * static_cast<float>(2 * codes.get(1) - 1);
-      } else {
-        const int zero = zeros.get(bits);
-        for (int64_t i = shape_.begin_of(g); i < shape_.end_of(g); ++i)
-          to[i] = scale * static_cast<float>(codes.get(bits) - zero);
+      const bool binary = shape_.widths[index(g)] == 1;
+      const float scale = from_half(fields.scales[index(g)]), mean = from_half(fields.means[index(g)]);
+      const int zero = fields.zeros[index(g)];
+      for (int64_t i = shape_.begin_of(g); i < shape_.end_of(g); ++i) {
+        const int code = fields.codes[index(i)];
+        to[i] = binary ? mean + scale * static_cast<float>(2 * code - 1)
+                       : scale * static_cast<float>(code - zero);
       }
     }
   }

@@ -43,6 +43,15 @@ struct GroupMixedParts {
   MatrixBuffer<uint16_t> means;   // float16, of groups of one bit
 };
 
+// One row of them.
+struct GroupMixedRow {
+  explicit GroupMixedRow(const GroupMixedShape& shape);
+
+  std::vector<uint8_t> codes;           // [in]
+  std::vector<uint8_t> zeros;           // [groups]
+  std::vector<uint16_t> scales, means;  // [groups]
+};
+
 class GroupMixedLinear final : public QuantizedLinear {
  public:
   GroupMixedLinear(GroupMixedShape shape, const GroupMixedParts& parts);
@@ -57,6 +66,9 @@ class GroupMixedLinear final : public QuantizedLinear {
   BitCount read_bits(const LevelCounts& counts) const override;
   void dequantize_rows(std::span<const Level> levels, int64_t begin, int64_t end,
                        Matrix<float> w) const override;
+
+  const GroupMixedShape& shape() const { return shape_; }
+  void read_row(int64_t row, GroupMixedRow& to) const;
 
   static std::unique_ptr<QuantizedLinear> rebuild(const Buffers& buffers, const Json& attributes);
 

@@ -8,7 +8,7 @@
 #include "cuda/device_properties.h"
 #include "cuda/gemv.h"
 #include "cuda/memory.h"
-#include "kernels/lut_planes/layout.h"
+#include "kernels/lut_planes/fields.h"
 
 namespace grinqh::cuda {
 
@@ -17,34 +17,19 @@ namespace {
 int64_t blocks_of(int64_t out) { return (out + PlanesOrder::kOutputs - 1) / PlanesOrder::kOutputs; }
 int64_t padded(int64_t out) { return blocks_of(out) * PlanesOrder::kOutputs; }
 
-// A layer's buffers as it owns them.
-class Source {
+// What the device's order is made of.
+class Source : public LutPlanesFields {
  public:
-  explicit Source(const QuantizedLinear& layer)
-      : shape_{layer.out(), layer.in(), {layer.levels().begin(), layer.levels().end()}},
-        buffers_(layer.buffers()) {}
-
-  const LutPlanesShape& shape() const { return shape_; }
-  template <class T>
-  std::span<const T> get(std::string_view name) const {
-    for (const NamedBuffer& buffer : buffers_)
-      if (buffer.name == name)
-        return {reinterpret_cast<const T*>(buffer.bytes.data()), buffer.bytes.size() / sizeof(T)};
-    return {};
-  }
-  uint32_t column(size_t outlier) const {
-    return shape_.in > 65536 ? get<uint32_t>("outlier_columns")[outlier]
-                             : get<uint16_t>("outlier_columns")[outlier];
-  }
+  using LutPlanesFields::LutPlanesFields;
 
   std::vector<uint32_t> chunks() const {
     using Order = PlanesOrder;
-    const int64_t col_chunks = (shape_.in + Order::kInputs - 1) / Order::kInputs, words = shape_.row_words(),
-                  planes = shape_.planes();
+    const int64_t col_chunks = (shape().in + Order::kInputs - 1) / Order::kInputs,
+                  words = shape().row_words(), planes = shape().planes();
     const std::span<const uint32_t> from = get<uint32_t>("planes");
     std::vector<uint32_t> to(
-        static_cast<size_t>(blocks_of(shape_.out) * col_chunks * planes * Order::kPlaneBytes / 4));
-    parallel_for(blocks_of(shape_.out), [&](int64_t block) {
+        static_cast<size_t>(blocks_of(shape().out) * col_chunks * planes * Order::kPlaneBytes / 4));
+    parallel_for(blocks_of(shape().out), [&](int64_t block) {
       uint32_t* next = to.data() + block * col_chunks * planes * Order::kPlaneBytes / 4;
       for (int64_t chunk = 0; chunk < col_chunks; ++chunk)
         for (int64_t plane = 0; plane < planes; ++plane)
@@ -52,8 +37,8 @@ class Source {
             for (int i = 0; i < 4; ++i, ++next) {
               const int64_t row = block * Order::kOutputs + Order::output_of(lane, i);
               const int64_t word = chunk * Order::kWords + Order::word_of(lane, i);
-              if (row < shape_.out && word < words)
-                *next = from[static_cast<size_t>((plane * shape_.out + row) * words + word)];
+              if (row < shape().out && word < words)
+                *next = from[static_cast<size_t>((plane * shape().out + row) * words + word)];
             }
     });
     return to;
@@ -63,33 +48,15 @@ class Source {
   std::vector<uint16_t> tables(int64_t (&offset)[9]) const {
     std::vector<uint16_t> to;
     const std::span<const uint16_t> from = get<uint16_t>("tables");
-    for (const Level level : shape_.levels) {
+    for (const Level level : shape().levels) {
       if (level == 0) continue;
       offset[level] = static_cast<int64_t>(to.size());
-      const auto* first = from.data() + shape_.table_offset(level);
-      to.insert(to.end(), first, first + shape_.table_entries(level));
-      to.resize(static_cast<size_t>(offset[level] + (padded(shape_.out) << level)));
+      const auto* first = from.data() + shape().table_offset(level);
+      to.insert(to.end(), first, first + shape().table_entries(level));
+      to.resize(static_cast<size_t>(offset[level] + (padded(shape().out) << level)));
     }
     return to;
   }
-
-  // The codes that outliers stand in place of, as bytes with the first bit highest.
-  std::vector<uint8_t> outlier_codes() const {
-    const std::span<const uint32_t> rows = get<uint32_t>("outlier_rows"), planes = get<uint32_t>("planes");
-    std::vector<uint8_t> codes(get<uint16_t>("outlier_values").size());
-    for (int64_t row = 0; !rows.empty() && row < shape_.out; ++row)
-      for (size_t k = rows[static_cast<size_t>(row)]; k < rows[static_cast<size_t>(row) + 1]; ++k)
-        for (int64_t plane = 0; plane < shape_.planes(); ++plane) {
-          const auto at =
-              static_cast<size_t>((plane * shape_.out + row) * shape_.row_words() + column(k) / 32);
-          codes[k] |= static_cast<uint8_t>((planes[at] >> column(k) % 32 & 1u) << (7 - plane));
-        }
-    return codes;
-  }
-
- private:
-  LutPlanesShape shape_;
-  std::vector<NamedBuffer> buffers_;
 };
 
 template <class T>
