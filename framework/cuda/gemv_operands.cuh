@@ -1,6 +1,8 @@
 // How kernels read a GemvInput and write a GemvOutput.
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/gemv_operands.h"
 #include "cuda/typed_elements.cuh"
 
@@ -34,6 +36,8 @@ __device__ float input_factor(const GemvInput& input, int in, int token, float* 
   return rsqrtf(all / static_cast<float>(in) + input.epsilon);
 }
 
+__device__ inline float gated(float gate, float up) { return __fdividef(gate, 1.0f + __expf(-gate)) * up; }
+
 // What both kinds of loading do; normalize(value, weight) makes an input of a token that is to be normalized.
 template <class T, class Normalize>
 __device__ void load_formed(const GemvInput& input, int in, int token, int item, float (&v)[8],
@@ -50,7 +54,7 @@ __device__ void load_formed(const GemvInput& input, int in, int token, int item,
     float up[8];
     load8_part(x + in + first, valid, up);
 #pragma unroll
-    for (int i = 0; i < 8; ++i) v[i] = __fdividef(v[i], 1.0f + __expf(-v[i])) * up[i];
+    for (int i = 0; i < 8; ++i) v[i] = gated(v[i], up[i]);
   }
 }
 
@@ -71,6 +75,39 @@ __device__ void load_unscaled_inputs(const GemvInput& input, int in, int token, 
     value *= weight;
   });
 }
+
+// The same in two halves, so that many loads are under way before the first is waited for: no branch lies
+// between them.
+template <class T, GemvInput::Form kForm>
+class RawInputs {
+ public:
+  // Inputs first .. first + 7.
+  __device__ void load(const GemvInput& input, int in, int token, int first) {
+    const T* x = input_row<T>(input, token) + first;
+    const int valid = in - first;
+    x_ = load8_raw(x, valid);
+    if constexpr (kNormed) other_ = load8_raw(input.norm_weight + first, valid);
+    if constexpr (kGated) other_ = load8_raw(x + in, valid);
+  }
+  __device__ void form(float (&v)[8], float& square) const {
+    x_.unpack(v);
+    if constexpr (kForm == GemvInput::Form::plain) return;
+    float other[8];
+    other_.unpack(other);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      if constexpr (kNormed) square = fmaf(v[i], v[i], square);
+      v[i] = kNormed ? v[i] * other[i] : gated(v[i], other[i]);
+    }
+  }
+
+ private:
+  static constexpr bool kNormed = kForm == GemvInput::Form::rms_norm;
+  static constexpr bool kGated = kForm == GemvInput::Form::swiglu;
+
+  Packed8<T> x_;
+  Packed8<std::conditional_t<kNormed, float, T>> other_;  // the norm's weights, or what is gated
+};
 
 // squares: [warps of the block], of a token that is still to be normalized; read after the block's next
 // barrier.
