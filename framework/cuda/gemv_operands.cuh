@@ -1,8 +1,6 @@
 // How kernels read a GemvInput and write a GemvOutput.
 #pragma once
 
-#include <type_traits>
-
 #include "cuda/gemv_operands.h"
 #include "cuda/typed_elements.cuh"
 
@@ -75,39 +73,6 @@ __device__ void load_unscaled_inputs(const GemvInput& input, int in, int token, 
     value *= weight;
   });
 }
-
-// The same in two halves, so that many loads are under way before the first is waited for: no branch lies
-// between them.
-template <class T, GemvInput::Form kForm>
-class RawInputs {
- public:
-  // Inputs first .. first + 7.
-  __device__ void load(const GemvInput& input, int in, int token, int first) {
-    const T* x = input_row<T>(input, token) + first;
-    const int valid = in - first;
-    x_ = load8_raw(x, valid);
-    if constexpr (kNormed) other_ = load8_raw(input.norm_weight + first, valid);
-    if constexpr (kGated) other_ = load8_raw(x + in, valid);
-  }
-  __device__ void form(float (&v)[8], float& square) const {
-    x_.unpack(v);
-    if constexpr (kForm == GemvInput::Form::plain) return;
-    float other[8];
-    other_.unpack(other);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      if constexpr (kNormed) square = fmaf(v[i], v[i], square);
-      v[i] = kNormed ? v[i] * other[i] : gated(v[i], other[i]);
-    }
-  }
-
- private:
-  static constexpr bool kNormed = kForm == GemvInput::Form::rms_norm;
-  static constexpr bool kGated = kForm == GemvInput::Form::swiglu;
-
-  Packed8<T> x_;
-  Packed8<std::conditional_t<kNormed, float, T>> other_;  // the norm's weights, or what is gated
-};
 
 // squares: [warps of the block], of a token that is still to be normalized; read after the block's next
 // barrier.

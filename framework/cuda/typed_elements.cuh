@@ -17,18 +17,6 @@ template <class T>
 struct Packed8 {
   uint4 words[sizeof(T) / 2];
 
-  // Becomes the first; the last is lost.
-  __device__ void push(T first) {
-    if constexpr (sizeof(T) == 4) {
-      words[1] = make_uint4(words[0].w, words[1].x, words[1].y, words[1].z);
-      words[0] = make_uint4(__float_as_uint(first), words[0].x, words[0].y, words[0].z);
-    } else {
-      uint4& w = words[0];
-      w = make_uint4(w.x << 16 | __bfloat16_as_ushort(first), __funnelshift_l(w.x, w.y, 16),
-                     __funnelshift_l(w.y, w.z, 16), __funnelshift_l(w.z, w.w, 16));
-    }
-  }
-
   __device__ void unpack(float (&x)[8]) const {
     if constexpr (sizeof(T) == 4) {
       for (int i = 0; i < 2; ++i) {
@@ -64,18 +52,6 @@ __device__ void load8_part(const T* from, int valid, float (&x)[8]) {
     return;
   }
   for (int i = 0; i < 8; ++i) x[i] = i < valid ? to_float(from[i]) : 0.0f;
-}
-
-// The same as it lies; valid may be negative.
-template <class T>
-__device__ Packed8<T> load8_raw(const T* from, int valid) {
-  Packed8<T> packed{};
-  if (valid >= 8) packed = load8(from);
-  if (valid <= 0 || valid >= 8) return packed;
-    // Rare, so in little code: the last comes first and is pushed up by those before it.
-#pragma unroll 1
-  for (int i = valid - 1; i >= 0; --i) packed.push(from[i]);
-  return packed;
 }
 
 template <class T>

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "cuda/decode.cuh"
-#include "cuda/gemv_operands.cuh"
+#include "cuda/raw_inputs.cuh"
 #include "kernels/group_affine/gemv_order.h"
 
 namespace grinqh::cuda {
@@ -117,13 +117,9 @@ __device__ void make_integers(const GemvInput& input, const uint16_t* column_sca
 template <class T, int kBlocks>
 __device__ void make_integers(const GemvInput& input, const uint16_t* column_scales, int in,
                               const IntegerInputs& to) {
-  using Form = GemvInput::Form;
-  if (input.form == Form::plain)
-    make_integers<T, Form::plain, kBlocks>(input, column_scales, in, to);
-  else if (input.form == Form::rms_norm)
-    make_integers<T, Form::rms_norm, kBlocks>(input, column_scales, in, to);
-  else
-    make_integers<T, Form::swiglu, kBlocks>(input, column_scales, in, to);
+  with_form(input.form, [&](auto form) {
+    make_integers<T, decltype(form)::value, kBlocks>(input, column_scales, in, to);
+  });
 }
 
 }  // namespace grinqh::cuda
