@@ -29,9 +29,6 @@ constexpr int kOutputs = GemvOrder::kOutputs;
 // Warps leave their sums of 16 outputs in a table of so many row blocks, and another while it is added up.
 constexpr int kTableBytes = 16 * 1024;
 
-// Before its inputs are there a block has about so many bytes under way.
-constexpr int kEarlyBytes = 20 * 1024;
-
 // Shared memory, in this order: offsets and size.
 struct Plan {
   int ring, x, groups, table, partials, barriers, squares, bytes;
@@ -59,7 +56,6 @@ Plan plan_of(const GroupAffineStream& w, const StreamShape& shape, int tokens) {
 struct Problem {
   GroupAffineStream w;
   int row_blocks, col_chunks, clusters, cluster_blocks, depth, tokens;
-  int early;   // copies of a block under way at once while it waits for its inputs
   int groups;  // of a token
   SlotPlaces slot;
   Plan plan;
@@ -96,8 +92,8 @@ __global__ void __launch_bounds__(kThreads, kSets == 0 ? 2 : 1)
   };
   turn_fetch();
   const uint8_t* ring = shared + p.plan.ring + warp * p.depth * p.slot.slot_bytes;
-  const uint32_t ring_at = shared_address(ring), first_barrier = shared_address(shared + p.plan.barriers),
-                 barriers = first_barrier + warp * p.depth * 8;
+  const uint32_t ring_at = shared_address(ring),
+                 barriers = shared_address(shared + p.plan.barriers + warp * p.depth * 8);
   const auto fetch_into = [&](int slot) {
     const uint32_t to = ring_at + slot * p.slot.slot_bytes, barrier = barriers + slot * 8;
     expect_bytes(barrier, p.slot.chunk_bytes + p.slot.zero_bytes);
@@ -114,18 +110,9 @@ __global__ void __launch_bounds__(kThreads, kSets == 0 ? 2 : 1)
 #pragma unroll 1
     for (int slot = 0; slot < p.depth; ++slot) init_barrier(barriers + slot * 8, 1);
     fence_barriers();
-  }
-  __syncthreads();
-  // Copies begin one after the other's arrival, so that no more are under way than keep the memory busy: the
-  // launch before has its inputs still to load, behind what is asked for here.
-  if (lane == 0)
 #pragma unroll 1
-    for (int slot = 0; slot < p.depth && fetched < count; ++slot) {
-      const int before = slot * kWarps + warp - p.early;
-      if (before >= 0) wait_barrier(first_barrier + (before % kWarps * p.depth + before / kWarps) * 8, 0);
-      fetch_into(slot);
-    }
-  __syncwarp();
+    for (int slot = 0; slot < p.depth && fetched < count; ++slot) fetch_into(slot);
+  }
   const IntegerInputs inputs{.bytes = shared + p.plan.x,
                              .groups = reinterpret_cast<float2*>(shared + p.plan.groups),
                              .squares = reinterpret_cast<float*>(shared + p.plan.squares),
@@ -229,12 +216,12 @@ __global__ void __launch_bounds__(kThreads, kSets == 0 ? 2 : 1)
 
     // In the order of kWarps, whoever came first: those that had a chunk of the row.
     const auto sum_of_warps = [&](int at) {
-      const int sums_at = at / kOutputs, r = sums_at / tokens, first_warp = (table_row + r) * cols % kWarps;
+      const int sums_at = at / kOutputs, r = sums_at / tokens, first_warp = (table_row + r) * cols;
       const float* of_warps = table + sums_at * (kWarps * kOutputs) + at % kOutputs;
       float sum = 0;
 #pragma unroll
       for (int w = 0; w < kWarps; ++w)
-        if (w - first_warp + (w < first_warp ? kWarps : 0) < cols) sum += of_warps[w * kOutputs];
+        if (((w - first_warp) & (kWarps - 1)) < cols) sum += of_warps[w * kOutputs];
       return sum;
     };
     const auto put = [&](int at, float sum, float factor) {
@@ -342,7 +329,6 @@ void group_affine_gemv(const GroupAffineStream& w, const StreamShape& shape, con
   p.clusters = shape.clusters;
   p.cluster_blocks = shape.cluster_blocks;
   p.depth = shape.depth;
-  p.early = kEarlyBytes / p.slot.slot_bytes + 1;
   p.groups =
       (p.col_chunks + shape.cluster_blocks - 1) / shape.cluster_blocks * (GemvOrder::kInputs / w.order.group);
   p.slot = SlotPlaces::of(w.order);
