@@ -34,6 +34,8 @@ __device__ float input_factor(const GemvInput& input, int in, int token, float* 
   return rsqrtf(all / static_cast<float>(in) + input.epsilon);
 }
 
+__device__ inline float gated(float gate, float up) { return __fdividef(gate, 1.0f + __expf(-gate)) * up; }
+
 // What both kinds of loading do; normalize(value, weight) makes an input of a token that is to be normalized.
 template <class T, class Normalize>
 __device__ void load_formed(const GemvInput& input, int in, int token, int item, float (&v)[8],
@@ -50,7 +52,7 @@ __device__ void load_formed(const GemvInput& input, int in, int token, int item,
     float up[8];
     load8_part(x + in + first, valid, up);
 #pragma unroll
-    for (int i = 0; i < 8; ++i) v[i] = __fdividef(v[i], 1.0f + __expf(-v[i])) * up[i];
+    for (int i = 0; i < 8; ++i) v[i] = gated(v[i], up[i]);
   }
 }
 

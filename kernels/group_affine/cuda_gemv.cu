@@ -56,7 +56,7 @@ Plan plan_of(const GroupAffineStream& w, const StreamShape& shape, int tokens) {
 struct Problem {
   GroupAffineStream w;
   int row_blocks, col_chunks, clusters, cluster_blocks, depth, tokens;
-  int share_bits, groups;  // log2 of the threads that have a group together; groups of a token
+  int groups;  // of a token
   SlotPlaces slot;
   Plan plan;
   GemvInput input;
@@ -107,8 +107,10 @@ __global__ void __launch_bounds__(kThreads, kSets == 0 ? 2 : 1)
     turn_fetch();
   };
   if (lane == 0) {
+#pragma unroll 1
     for (int slot = 0; slot < p.depth; ++slot) init_barrier(barriers + slot * 8, 1);
     fence_barriers();
+#pragma unroll 1
     for (int slot = 0; slot < p.depth && fetched < count; ++slot) fetch_into(slot);
   }
   const IntegerInputs inputs{.bytes = shared + p.plan.x,
@@ -117,13 +119,12 @@ __global__ void __launch_bounds__(kThreads, kSets == 0 ? 2 : 1)
                              .tokens = tokens,
                              .groups_of_token = p.groups,
                              .first_chunk = first_col,
-                             .col_chunks = cols,
-                             .share_bits = p.share_bits};
+                             .col_chunks = cols};
   wait_for_inputs();
   if (p.input.x.type == Type::bf16)
-    make_integers<__nv_bfloat16>(p.input, p.w.column_scales, static_cast<int>(p.w.in), inputs);
+    make_integers<__nv_bfloat16, kBlocks>(p.input, p.w.column_scales, static_cast<int>(p.w.in), inputs);
   else
-    make_integers<float>(p.input, p.w.column_scales, static_cast<int>(p.w.in), inputs);
+    make_integers<float, kBlocks>(p.input, p.w.column_scales, static_cast<int>(p.w.in), inputs);
   __syncthreads();
 
   constexpr int kSteps = GemvOrder::kSteps, kBlockSteps = kSteps / kBlocks;
@@ -328,7 +329,6 @@ void group_affine_gemv(const GroupAffineStream& w, const StreamShape& shape, con
   p.clusters = shape.clusters;
   p.cluster_blocks = shape.cluster_blocks;
   p.depth = shape.depth;
-  p.share_bits = w.order.group == 32 ? 2 : w.order.group == 64 ? 3 : 4;
   p.groups =
       (p.col_chunks + shape.cluster_blocks - 1) / shape.cluster_blocks * (GemvOrder::kInputs / w.order.group);
   p.slot = SlotPlaces::of(w.order);

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "cuda/decode.cuh"
-#include "cuda/gemv_operands.cuh"
+#include "cuda/raw_inputs.cuh"
 #include "kernels/group_affine/gemv_order.h"
 
 namespace grinqh::cuda {
@@ -21,7 +21,6 @@ struct IntegerInputs {
   float* squares;
   int tokens, groups_of_token;
   int first_chunk, col_chunks;
-  int share_bits;  // log2 of the threads that have a group together, 8 inputs each
 
   static constexpr int bytes_a_token(int col_chunks) { return col_chunks * GemvOrder::kInputs * 2; }
 };
@@ -46,55 +45,81 @@ __device__ inline int split_bytes(const float (&v)[8], float inverse, uint2& hig
   return sum(high) * 256 + sum(low);
 }
 
-// For all threads of a block. A normalized token's factor is left to the sums.
-template <class T>
+// For all threads of a block, kBlocks: of four groups, in a chunk. A normalized token's factor is left to the
+// sums.
+//
+// A warp takes half of a chunk at a time: two of every four groups. Lane 8 s + 4 q + t has the inputs that
+// lane t of a product takes of step s, group q: a group lies in the lanes of one q, and stores of a warp fall
+// into different banks.
+template <class T, GemvInput::Form kForm, int kBlocks>
 __device__ void make_integers(const GemvInput& input, const uint16_t* column_scales, int in,
                               const IntegerInputs& to) {
-  constexpr int kBatch = 4;  // loads under way before the first is used
-  constexpr int kChunkItems = GemvOrder::kInputs / 8;
-  const int items = to.col_chunks * kChunkItems, first_item = to.first_chunk * kChunkItems;
-  const int share = 1 << to.share_bits;
+  constexpr int kBatch = kForm == GemvInput::Form::plain ? 4 : 2;  // loads under way before the first is used
+  constexpr int kSteps = GemvOrder::kSteps, kGroupSteps = kSteps / kBlocks, kGroup = kGroupSteps * 32;
+  const int warp = threadIdx.x / 32, warps = blockDim.x / 32, lane = threadIdx.x % 32;
+  const int step = lane / 8, q = lane / 4 % 2, t = lane % 4, block = step / kGroupSteps;
+  const int lane_input = (block * 4 + q) * kGroup + step % kGroupSteps * 32 + t * 8;
+  const int halves = to.col_chunks * 2;
+  const auto input_of = [&](int half) {
+    return (to.first_chunk + half / 2) * GemvOrder::kInputs + half % 2 * 2 * kGroup + lane_input;
+  };
+  // Over the lanes that have a group together.
+  const auto over_group = [](auto value, const auto& join) {
+    constexpr int kEnd = kGroupSteps * 8;
+    for (int other = 1; other < kEnd; other *= other == 2 ? 4 : 2)
+      value = join(value, __shfl_xor_sync(0xffffffffu, value, other));
+    return value;
+  };
   for (int token = 0; token < to.tokens; ++token) {
     float square = 0;
-    for (int first = threadIdx.x; first < items; first += kBatch * blockDim.x) {
-      float all[kBatch][8];
-#pragma unroll
-      for (int n = 0; n < kBatch; ++n)
-        load_unscaled_inputs<T>(input, in, token,
-                                first + n * blockDim.x < items ? first_item + first + n * blockDim.x : in,
-                                all[n], square);
+    for (int first = warp; first < halves; first += kBatch * warps) {
+      RawInputs<T, kForm> raw[kBatch];
 #pragma unroll
       for (int n = 0; n < kBatch; ++n) {
-        const int item = first + n * blockDim.x;
-        if (item >= items) break;  // whole warps
-        float(&v)[8] = all[n];
+        const int half = first + n * warps;
+        raw[n].load(input, in, token, half < halves ? input_of(half) : in);
+      }
+      // In little code: what comes next moves to the front.
+#pragma unroll 1
+      for (int half = first; half < min(first + kBatch * warps, halves); half += warps) {
+        float v[8];
+        raw[0].form(v, square);
+#pragma unroll
+        for (int n = 1; n < kBatch; ++n) raw[n - 1] = raw[n];
         if (column_scales != nullptr) {
 #pragma unroll
           for (int i = 0; i < 8; ++i)
-            if ((first_item + item) * 8 + i < in)
-              v[i] *= float_of_half(column_scales[(first_item + item) * 8 + i]);
+            if (const int at = input_of(half) + i; at < in) v[i] *= float_of_half(column_scales[at]);
         }
         float most = 0;
 #pragma unroll
         for (int i = 0; i < 8; ++i) most = fmaxf(most, fabsf(v[i]));
-        for (int other = 1; other < share; other *= 2)
-          most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, other));
+        most = over_group(most, [](float a, float b) { return fmaxf(a, b); });
         uint2 high, low;
-        int sum = split_bytes(v, most > 0 ? __fdividef(32512.0f, most) : 0.0f, high, low);
-        for (int other = 1; other < share; other *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, other);
+        const int own = split_bytes(v, most > 0 ? __fdividef(32512.0f, most) : 0.0f, high, low);
+        const int sum = over_group(own, [](int a, int b) { return a + b; });
 
-        const int group = item >> to.share_bits, q = group % 4, t = item % 4;
-        const int step = (group / 4 << to.share_bits | (item & (share - 1))) / 4;
-        uint8_t* column = to.bytes + ((step * 4 + q) * to.tokens + token) * 64 + t * 8;
-        *reinterpret_cast<uint2*>(column) = high;
-        *reinterpret_cast<uint2*>(column + 32) = low;
-        if ((item & (share - 1)) == 0)
-          to.groups[token * to.groups_of_token + group] =
+        const int of_four = half % 2 * 2 + q, chunk = half / 2;
+        uint8_t* column =
+            to.bytes + (((chunk * kSteps + step) * 4 + of_four) * to.tokens + token) * 64 + t * 8;
+        const bool odd = step % 2 != 0;  // the banks that the step before does not take
+        *reinterpret_cast<uint2*>(column + (odd ? 32 : 0)) = odd ? low : high;
+        *reinterpret_cast<uint2*>(column + (odd ? 0 : 32)) = odd ? high : low;
+        if (t == 0 && step % kGroupSteps == 0)
+          to.groups[token * to.groups_of_token + (chunk * kBlocks + block) * 4 + of_four] =
               make_float2(most * (1.0f / 32512.0f), static_cast<float>(sum));
       }
     }
-    store_squares(input, square, to.squares + token * (blockDim.x / 32));
+    store_squares(input, square, to.squares + token * warps);
   }
+}
+
+template <class T, int kBlocks>
+__device__ void make_integers(const GemvInput& input, const uint16_t* column_scales, int in,
+                              const IntegerInputs& to) {
+  with_form(input.form, [&](auto form) {
+    make_integers<T, decltype(form)::value, kBlocks>(input, column_scales, in, to);
+  });
 }
 
 }  // namespace grinqh::cuda

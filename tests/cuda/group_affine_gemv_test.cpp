@@ -88,6 +88,31 @@ TEST_P(CudaGroupAffineGemv, EveryShapeAndOptionAgainstTheDequantizedWeights) {
   }
 }
 
+// Behind a row's last input lie NaNs.
+TEST_P(CudaGroupAffineGemv, RowsOfEitherTypeThatEndAnywhere) {
+  constexpr int64_t kOut = 40, kTokens = 2;
+  for (const cuda::Type type : {cuda::Type::f32, cuda::Type::bf16})
+    for (const int64_t in : {1, 67, 523, 1030, 2556}) {
+      SCOPED_TRACE(fmt::format("{} inputs of {} bytes", in, cuda::size_of(type)));
+      const auto layer = layer_of({kOut, in, 64, 0, false, kTokens}, GetParam());
+      const MatrixBuffer<float> x = testing::random_of(type, kTokens, in, 8);
+      const testing::TypedMatrix device_x(type, x.view());
+      for (const cuda::GemvKernel& kernel : cuda::gemv_kernels("group_affine")) {
+        const auto gemv = kernel.make(one(*layer), nullptr);
+        if (gemv == nullptr) continue;
+        const testing::TypedMatrix y(cuda::Type::f32, kTokens, kOut);
+        gemv->run({device_x.view()}, {}, {y.view()}, nullptr);
+        const MatrixBuffer<float> values = y.values();
+        const std::vector<float> of_x(x.data(), x.data() + x.size()),
+            of_y(values.data(), values.data() + values.size());
+        for (int64_t token = 0; token < kTokens; ++token)
+          EXPECT_LE(testing::gemv_error(*layer, kFullLevel, of_x, in, of_y, kOut, 0, token),
+                    0.5 * gemv->tolerance())
+              << kernel.name << ", token " << token;
+      }
+    }
+}
+
 TEST_P(CudaGroupAffineGemv, BytesAreTheLayoutsWherePartsFill) {
   const auto layer = layer_of({64, 2048, 128, 1, false, 1}, GetParam());
   for (const cuda::GemvKernel& kernel : cuda::gemv_kernels("group_affine")) {
