@@ -39,6 +39,8 @@ TEST(PmpdOnABase, EachTokenIsGradedByTheBudgetOfItsPrecision) {
   policy->allot();
   EXPECT_TRUE(policy->looks_at_inputs());
   EXPECT_FALSE(make("pmpd", {{"steps", {2}}})->looks_at_inputs());
+  EXPECT_EQ(policy->gradings(layer.task().id).size(), 3u);
+  EXPECT_TRUE(make("pmpd", {{"steps", {2}}})->gradings(layer.task().id).empty());
   MatrixBuffer<Level> scratch(tokens, layer.kIn);
   const Precision chosen = policy->choose(layer.task().id, steps, x, scratch);
   for (const int budget : {5, 3, 2}) {
@@ -51,6 +53,12 @@ TEST(PmpdOnABase, EachTokenIsGradedByTheBudgetOfItsPrecision) {
     for (int64_t t = 0; t < tokens; ++t) {
       if (budgets[static_cast<size_t>(t)] != budget) continue;
       EXPECT_TRUE(std::ranges::equal(chosen.levels.row_span(t), expected.view().row_span(t))) << t;
+      // The grading that a device is told for the token grades it so.
+      const auto at = static_cast<size_t>(t);
+      MatrixBuffer<Level> graded(1, layer.kIn);
+      grade_channels(*policy->grading_of(layer.task().id, steps[at]), {&steps[at], 1},
+                     x.rows_between(t, t + 1), graded);
+      EXPECT_TRUE(std::ranges::equal(graded.view().row_span(0), expected.view().row_span(t))) << t;
     }
   }
 }

@@ -156,6 +156,12 @@ class Pmpd final : public PrecisionPolicy {
   }
 
   bool looks_at_inputs() const override { return ladder_ && ladder_->looks_at_inputs(); }
+  std::vector<const ChannelGrading*> gradings(const std::string& layer) const override {
+    return ladder_ ? ladder_->gradings(layer) : std::vector<const ChannelGrading*>();
+  }
+  const ChannelGrading* grading_of(const std::string& layer, const Step& step) const override {
+    return ladder_ ? ladder_->grading_of(layer, step, levels_of({&step, 1}).front()) : nullptr;
+  }
   Precision choose(const std::string& layer, std::span<const Step> steps, Matrix<const float> x,
                    Matrix<Level> scratch) const override {
     const std::vector<Level> levels = levels_of(steps);

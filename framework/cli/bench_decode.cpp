@@ -27,25 +27,84 @@ constexpr int kRounds = 3;             // of all tokens; the median counts
 constexpr int64_t kWarmSteps = 8;      // before each round
 constexpr int64_t kCountedSteps = 16;  // in which bits and bytes are counted
 constexpr int kSplitSteps = 5;
+constexpr const char* kFloat = "float";
 
 struct Request {
   int64_t context = 0, sequences = 0, tokens = 0;
   int64_t capacity() const { return context + kWarmSteps + tokens + kSplitSteps; }
 };
 
+// What steps read, on average.
+struct Reading {
+  DecodeBytes bytes;
+  double codes = 0, total = 0;  // bits of a quantized weight, read for a token
+};
+
 // A decoder whose caches are full of what no prompt made.
 class Run {
  public:
   Run(const Transformer& transformer, LinearExecutor& linears, const Request& request,
-      const QuantizedLinear* head, bool counts_bits)
+      const QuantizedLinear* head)
       : request_(request), vocab_(transformer.vocab()) {
-    DecodePlan plan{request.sequences, request.capacity(), head};
-    plan.counts_bits = counts_bits;
+    const DecodePlan plan{request.sequences, request.capacity(), head};
     decoder_ = transformer.make_decoder(linears, plan);
     fill_cache(transformer, decoder_->cache(), plan, request.capacity());
   }
-  Decoder& decoder() { return *decoder_; }
+  std::string name() const { return std::string(decoder_->name()); }
 
+  // Seconds a step, the context growing from what was asked for.
+  double step_seconds() {
+    TimedSamples rounds;
+    for (int round = 0; round < kRounds; ++round) {
+      begin(request_.context);
+      step(kWarmSteps);
+      const auto start = Clock::now();
+      step(request_.tokens);
+      rounds.microseconds.push_back(std::chrono::duration<double>(Clock::now() - start).count() * 1e6 /
+                                    static_cast<double>(request_.tokens));
+    }
+    return rounds.quantile(0.5) * 1e-6;
+  }
+
+  // In the middle of what step_seconds() goes through. weights: quantized ones.
+  Reading reading(int64_t weights) {
+    Reading reading;
+    double weight_bytes = 0, cache_bytes = 0;
+    const int64_t steps = std::min(kCountedSteps, request_.tokens);
+    begin(std::max<int64_t>(middle() - steps / 2, 0));
+    decoder_->count_bits(true);
+    for (int64_t i = 0; i < steps; ++i) {
+      step(1);
+      reading.bytes = decoder_->bytes();
+      weight_bytes += static_cast<double>(reading.bytes.weights);
+      cache_bytes += static_cast<double>(reading.bytes.cache);
+      const RowTraffic& traffic = decoder_->traffic();
+      for (size_t s = 0; s < traffic.codes.size() && weights > 0; ++s) {
+        const double share = 1.0 / static_cast<double>(steps * request_.sequences * weights);
+        reading.codes += static_cast<double>(traffic.codes[s]) * share;
+        reading.total += static_cast<double>(traffic.total[s]) * share;
+      }
+    }
+    decoder_->count_bits(false);
+    reading.bytes.weights = std::llround(weight_bytes / static_cast<double>(steps));
+    reading.bytes.cache = std::llround(cache_bytes / static_cast<double>(steps));
+    return reading;
+  }
+
+  DecodeSplit split() {
+    begin(middle());
+    DecodeSplit split;
+    for (int i = 0; i < kSplitSteps; ++i) {
+      const DecodeSplit one = decoder_->split();
+      split.products += one.products / kSplitSteps;
+      split.attention += one.attention / kSplitSteps;
+      split.head += one.head / kSplitSteps;
+      split.other += one.other / kSplitSteps;
+    }
+    return split;
+  }
+
+ private:
   // Random tokens after so many others.
   void begin(int64_t position) {
     Rng rng(static_cast<uint64_t>(position));
@@ -62,57 +121,61 @@ class Run {
       decoder_->read();
     }
   }
-  // Seconds a step, the context growing from what was asked for.
-  double step_seconds() {
-    TimedSamples rounds;
-    for (int round = 0; round < kRounds; ++round) {
-      begin(request_.context);
-      step(kWarmSteps);
-      const auto start = Clock::now();
-      step(request_.tokens);
-      rounds.microseconds.push_back(std::chrono::duration<double>(Clock::now() - start).count() * 1e6 /
-                                    static_cast<double>(request_.tokens));
-    }
-    return rounds.quantile(0.5) * 1e-6;
-  }
-  // The middle of what step_seconds() goes through.
   int64_t middle() const { return request_.context + kWarmSteps + request_.tokens / 2; }
 
- private:
   Request request_;
   int64_t vocab_;
   std::unique_ptr<Decoder> decoder_;
 };
 
-// What steps read, on average.
-struct Reading {
-  DecodeBytes bytes;
-  double codes = 0, total = 0;  // bits of a quantized weight, read for a token
-};
+// Methods that one quantization serves; none: the checkpoint as it is.
+using Alike = std::vector<MethodSpec>;
 
-Reading count_reading(const Transformer& transformer, LinearExecutor& linears, const Request& request,
-                      const QuantizedLinear* head, int64_t weights) {
-  Run run(transformer, linears, request, head, true);
-  Reading reading;
-  double weight_bytes = 0, cache_bytes = 0;
-  const int64_t steps = std::min(kCountedSteps, request.tokens);
-  run.begin(std::max<int64_t>(run.middle() - steps / 2, 0));
-  for (int64_t i = 0; i < steps; ++i) {
-    run.step(1);
-    reading.bytes = run.decoder().bytes();
-    weight_bytes += static_cast<double>(reading.bytes.weights);
-    cache_bytes += static_cast<double>(reading.bytes.cache);
-    const RowTraffic& traffic = run.decoder().traffic();
-    for (size_t s = 0; s < traffic.codes.size() && weights > 0; ++s) {
-      const double share = 1.0 / static_cast<double>(steps * request.sequences * weights);
-      reading.codes += static_cast<double>(traffic.codes[s]) * share;
-      reading.total += static_cast<double>(traffic.total[s]) * share;
+std::vector<Alike> groups_of(const std::vector<std::string>& texts) {
+  std::vector<Alike> groups;
+  for (const std::string& text : texts) {
+    if (text == kFloat) {
+      groups.emplace_back();
+      continue;
+    }
+    for (MethodSpec& method : read_methods(text)) {
+      rehearse(method);
+      const auto group = std::ranges::find_if(
+          groups, [&](const Alike& each) { return !each.empty() && quantize_alike(each.front(), method); });
+      (group == groups.end() ? groups.emplace_back() : *group).push_back(std::move(method));
     }
   }
-  reading.bytes.weights = std::llround(weight_bytes / static_cast<double>(steps));
-  reading.bytes.cache = std::llround(cache_bytes / static_cast<double>(steps));
-  return reading;
+  return groups;
 }
+
+// Output heads: methods, or none for the checkpoint's.
+using HeadMethods = std::vector<std::optional<MethodSpec>>;
+
+HeadMethods heads_of(const std::vector<std::string>& texts) {
+  HeadMethods methods;
+  for (const std::string& text : texts) {
+    std::optional<MethodSpec>& method = methods.emplace_back();
+    if (text == kFloat) continue;
+    method = read_single_method(text);
+    rehearse(*method);
+  }
+  return methods;
+}
+
+// What the methods make of a model's head; null: nothing.
+struct Heads {
+  HeadMethods methods;
+  std::vector<std::unique_ptr<QuantizedLinear>> quantized;
+
+  Heads(const HeadMethods& methods, const Model& model) : methods(methods) {
+    for (const std::optional<MethodSpec>& method : methods)
+      quantized.push_back(method ? quantize_alone(*method, "lm_head", model.head) : nullptr);
+  }
+  std::string name(size_t which) const {
+    const std::optional<MethodSpec>& method = methods[which];
+    return method ? method->quantizer.name + " " + method->label : kFloat;
+  }
+};
 
 // Bytes a second of reading alone.
 double read_rate(KernelBench& bench, const DeviceChoice& device) {
@@ -121,17 +184,89 @@ double read_rate(KernelBench& bench, const DeviceChoice& device) {
   return static_cast<double>(bytes) / (bench.roof(bytes, kRepetitions, false) * 1e-6);
 }
 
+// The rows of one group of methods.
+class GroupBench {
+ public:
+  // heads: of the transformer; one that the methods transform has heads of its own.
+  GroupBench(const Alike& methods, const Transformer& transformer, const QuickCalibration& calibration,
+             const Heads& heads)
+      : methods_(methods), heads_(&heads) {
+    if (!methods.empty()) quantized_.emplace(methods, transformer, calibration);
+    subject_ = quantized_ ? &quantized_->subject() : &transformer;
+    if (subject_ != &transformer) {
+      own_heads_ = std::make_unique<Heads>(heads.methods, subject_->model());
+      heads_ = own_heads_.get();
+    }
+    if (quantized_) executor_ = quantized_->linears();
+    floats_ = subject_->float_linears();
+  }
+
+  // Bytes a second of reading alone: rate.
+  template <class Row>
+  void rows(const Request& request, double rate, const Row& row) const {
+    for (size_t m = 0; m < std::max<size_t>(1, methods_.size()); ++m)
+      for (size_t h = 0; h < heads_->methods.size(); ++h) row(figures(m, h, request, rate));
+  }
+
+ private:
+  Figures figures(size_t m, size_t h, const Request& request, double rate) const {
+    const MethodSpec* method = methods_.empty() ? nullptr : &methods_[m];
+    if (method) executor_->set_policy(&quantized_->policy(m));
+    LinearExecutor& linears = method ? static_cast<LinearExecutor&>(*executor_) : *floats_;
+    Run run(*subject_, linears, request, heads_->quantized[h].get());
+    const Reading reading = run.reading(method ? quantized_->model().weights() : 0);
+    const double seconds = run.step_seconds();
+    const DecodeSplit split = run.split();
+    const auto sequences = static_cast<double>(request.sequences);
+    const auto bytes = static_cast<double>(reading.bytes.total());
+    return {{"method", method ? method->quantizer.name : kFloat},
+            {"options", method ? method->label : ""},
+            {"head_method", heads_->name(h)},
+            {"decoder", run.name()},
+            {"context", request.context},
+            {"batch", request.sequences},
+            {"tokens", request.tokens},
+            {"tokens_per_second", sequences / seconds},
+            {"step_us", seconds * 1e6},
+            {"bytes_per_token", bytes / sequences},
+            {"weight_bytes", reading.bytes.weights},
+            {"cache_bytes", reading.bytes.cache},
+            {"head_bytes", reading.bytes.head},
+            {"read_gbps", rate * 1e-9},
+            {"roof_us", bytes / rate * 1e6},
+            {"roof_ratio", bytes / rate / seconds},
+            {"read_bits_codes", method ? Json(reading.codes) : Json()},
+            {"read_bits_total", method ? Json(reading.total) : Json()},
+            {"split_products_us", split.products * 1e6},
+            {"split_attention_us", split.attention * 1e6},
+            {"split_head_us", split.head * 1e6},
+            {"split_other_us", split.other * 1e6}};
+  }
+
+  const Alike& methods_;
+  const Heads* heads_;
+  std::unique_ptr<Heads> own_heads_;  // outlive the transformer
+  std::optional<SingleMethod> quantized_;
+  const Transformer* subject_ = nullptr;
+  std::unique_ptr<QuantizedExecutor> executor_;
+  std::unique_ptr<LinearExecutor> floats_;
+};
+
 int bench_decode(const std::vector<std::string>& words) {
   Arguments arguments(
-      "bench decode --model DIR|PRESET [--method TOML] [--head TOML] [--context 1024] [--batch 1] "
-      "[--tokens 128] [--calibration FILE] [--threads N] [--device D] [--arithmetic A] "
+      "bench decode --model DIR|PRESET [--method TOML]... [--head TOML]... [--context 1024,...] "
+      "[--batch 1,...] [--tokens 128] [--calibration FILE] [--threads N] [--device D] [--arithmetic A] "
       "[--format text|csv|json]");
+  using Texts = std::vector<std::string>;
   arguments.options()("model", po::value<std::string>(), "a Hugging Face model folder or a preset")(
-      "method", po::value<std::string>(), "keys of a [[methods]] table or a .toml file; default: float")(
-      "head", po::value<std::string>(),
-      "quantizes the output head, by a quantizer that needs no statistics: 'quantizer = \"...\", bits = 8'")(
-      "context", po::value<int64_t>()->default_value(1024), "tokens in the cache before the first step")(
-      "batch", po::value<int64_t>()->default_value(1), "sequences")(
+      "method", po::value<Texts>()->default_value({kFloat}, kFloat),
+      "keys of a [[methods]] table or a .toml file, lists being axes; 'float': the checkpoint's weights. "
+      "Methods that differ in their policies alone are quantized once")(
+      "head", po::value<Texts>()->default_value({kFloat}, kFloat),
+      "quantizes the output head, by a quantizer that needs no statistics: 'quantizer = \"...\", bits = 8'; "
+      "'float': the checkpoint's")("context", po::value<std::string>()->default_value("1024"),
+                                   "tokens in the cache before the first step")(
+      "batch", po::value<std::string>()->default_value("1"), "sequences")(
       "tokens", po::value<int64_t>()->default_value(128), "steps that are timed")(
       "calibration", po::value<std::string>()->default_value("self"),
       "text for methods that need one; self: drawn from the model")(
@@ -140,84 +275,41 @@ int bench_decode(const std::vector<std::string>& words) {
   add_format_option(arguments);
   if (!arguments.parse(words)) return 0;
   const DeviceChoice device = chosen_device(arguments);
-  Request request;
-  request.context = integer(arguments, "context", 0, 1 << 24);
-  request.sequences = integer(arguments, "batch", 1, 1024);
-  request.tokens = integer(arguments, "tokens", 1, 1 << 20);
+  const std::vector<int64_t> contexts = integers(arguments, "context", 0, 1 << 24);
+  const std::vector<int64_t> batches = integers(arguments, "batch", 1, 1024);
+  const int64_t tokens = integer(arguments, "tokens", 1, 1 << 20);
   const std::string format = chosen_format(arguments);
   apply_threads(arguments);
-  const auto method_of = [&](const char* option) {
-    std::optional<MethodSpec> method;
-    if (arguments.has(option)) {
-      method = read_single_method(arguments.get<std::string>(option));
-      rehearse(*method);
-    }
-    return method;
-  };
-  const std::optional<MethodSpec> method = method_of("method"), head_method = method_of("head");
+  const std::vector<Alike> groups = groups_of(arguments.get<Texts>("method"));
+  const HeadMethods head_methods = heads_of(arguments.get<Texts>("head"));
   const AcceleratorScope scope(make_accelerator(device));
 
   const Model model = load_model(arguments.get<std::string>("model"));
-  if (request.capacity() > model.config.max_context)
-    bad_input(
-        "--context {} --tokens {}: with {} steps to warm up and to take apart they are {} tokens, the "
-        "model's context is {}",
-        request.context, request.tokens, kWarmSteps + kSplitSteps, request.capacity(),
-        model.config.max_context);
+  std::vector<Request> requests;
+  for (const int64_t context : contexts)
+    for (const int64_t batch : batches) {
+      const Request& request = requests.emplace_back(Request{context, batch, tokens});
+      if (request.capacity() > model.config.max_context)
+        bad_input(
+            "--context {} --tokens {}: with {} steps to warm up and to take apart they are {} tokens, the "
+            "model's context is {}",
+            context, tokens, kWarmSteps + kSplitSteps, request.capacity(), model.config.max_context);
+    }
+  const Heads heads(head_methods, model);
   const auto transformer = make_transformer(model, device);
-  std::optional<SingleMethod> quantized;
-  if (method)
-    quantized.emplace(*method, *transformer,
-                      QuickCalibration{.text = arguments.get<std::string>("calibration")});
-  const Transformer& subject = quantized ? quantized->subject() : *transformer;
-  std::unique_ptr<QuantizedLinear> head;
-  if (head_method) head = quantize_alone(*head_method, "lm_head", subject.model().head);
-  const std::unique_ptr<LinearExecutor> linears =
-      quantized ? std::unique_ptr<LinearExecutor>(quantized->linears()) : subject.float_linears();
-
-  const Reading reading =
-      count_reading(subject, *linears, request, head.get(), quantized ? quantized->model().weights() : 0);
-  Run run(subject, *linears, request, head.get(), false);
-  const double seconds = run.step_seconds();
-  run.begin(run.middle());
-  DecodeSplit split;
-  for (int i = 0; i < kSplitSteps; ++i) {
-    const DecodeSplit one = run.decoder().split();
-    split.products += one.products / kSplitSteps;
-    split.attention += one.attention / kSplitSteps;
-    split.head += one.head / kSplitSteps;
-    split.other += one.other / kSplitSteps;
-  }
   const auto bench = make_kernel_bench(device);
   const double rate = read_rate(*bench, device);
-  const auto sequences = static_cast<double>(request.sequences);
-  const auto bytes = static_cast<double>(reading.bytes.total());
-  print_figures(
-      {{{"model", model.name()},
-        {"method", method ? method->quantizer.name : "float"},
-        {"options", method ? method->label : ""},
-        {"head_method", head_method ? head_method->quantizer.name + " " + head_method->label : "float"},
-        {"device", bench->device()},
-        {"decoder", std::string(run.decoder().name())},
-        {"context", request.context},
-        {"batch", request.sequences},
-        {"tokens", request.tokens},
-        {"tokens_per_second", sequences / seconds},
-        {"step_us", seconds * 1e6},
-        {"bytes_per_token", bytes / sequences},
-        {"weight_bytes", reading.bytes.weights},
-        {"cache_bytes", reading.bytes.cache},
-        {"head_bytes", reading.bytes.head},
-        {"read_gbps", rate * 1e-9},
-        {"roof_us", bytes / rate * 1e6},
-        {"roof_ratio", bytes / rate / seconds},
-        {"read_bits_codes", quantized ? Json(reading.codes) : Json()},
-        {"read_bits_total", quantized ? Json(reading.total) : Json()},
-        {"split_products_us", split.products * 1e6},
-        {"split_attention_us", split.attention * 1e6},
-        {"split_head_us", split.head * 1e6},
-        {"split_other_us", split.other * 1e6}}},
-      format);
+  const QuickCalibration calibration{.text = arguments.get<std::string>("calibration")};
+  std::vector<Figures> rows;
+  for (const Alike& methods : groups) {
+    const GroupBench group(methods, *transformer, calibration, heads);
+    for (const Request& request : requests)
+      group.rows(request, rate, [&](Figures figures) {
+        figures.insert(figures.begin(), {{"model", model.name()}, {"device", bench->device()}});
+        rows.push_back(std::move(figures));
+      });
+  }
+  print_figures(rows, format);
   return 0;
 }
 

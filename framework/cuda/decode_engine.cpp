@@ -186,10 +186,10 @@ class DecodeEngine final : public Decoder {
       if (!layer.quantized) continue;
       for (int64_t s = 0; s < plan_.sequences; ++s) {
         const Level reading = last_.readings[static_cast<size_t>(s * model_->layers() + i)];
-        check(reading != kGradedReading || last_.counted, "bits are counted where tokens choose them");
+        check(!is_graded(reading) || last_.counted, "bits are counted where tokens choose them");
         LevelCounts read =
-            LevelCounts::uniform(reading == kGradedReading ? Level{0} : reading, layer.quantized->in());
-        if (reading == kGradedReading)
+            LevelCounts::uniform(is_graded(reading) ? Level{0} : reading, layer.quantized->in());
+        if (is_graded(reading))
           std::copy_n(counts + (i * plan_.sequences + s) * kLevels, kLevels, read.channels.begin());
         const BitCount bits = layer.quantized->read_bits(read);
         traffic_.codes[static_cast<size_t>(s)] += bits.codes();
@@ -239,7 +239,7 @@ class DecodeEngine final : public Decoder {
     for (const int32_t position : positions_) check(position < plan_.capacity, "cache capacity");
     scheduled_.assign(scheduled.begin(), scheduled.end());
     choose_readings();
-    const bool graded = std::ranges::find(readings_, kGradedReading) != readings_.end();
+    const bool graded = std::ranges::any_of(readings_, is_graded);
     return {next_, readings_, positions_, plan_.counts_bits && graded};
   }
 
@@ -257,18 +257,24 @@ class DecodeEngine final : public Decoder {
       const StepLayer& layer = model_->layer(i);
       if (!layer.quantized) continue;
       Precision chosen;
-      if (policy_ && !layer.grading)
+      if (policy_ && layer.gradings.empty())
         chosen = policy_->choose(layer.linear->id, steps, {nullptr, plan_.sequences, 1}, scratch);
       for (int64_t s = 0; s < plan_.sequences; ++s) {
         Level& reading = readings_[static_cast<size_t>(s * layers + i)];
-        if (layer.grading && positions_[static_cast<size_t>(s)] >= layer.grading->full_tokens)
-          reading = kGradedReading;
-        else if (layer.grading)
-          reading = layer.quantized->resolve(layer.grading->full);
-        else
+        if (layer.gradings.empty())
           reading = layer.quantized->resolve(chosen.levels.empty() ? chosen.uniform : chosen.levels(s, 0));
+        else
+          reading = graded(layer, steps[static_cast<size_t>(s)]);
       }
     }
+  }
+
+  Level graded(const StepLayer& layer, const Step& step) const {
+    const ChannelGrading* grading = policy_->grading_of(layer.linear->id, step);
+    if (step.position < grading->full_tokens) return layer.quantized->resolve(grading->full);
+    const auto at = std::ranges::find(layer.gradings, grading);
+    check(at != layer.gradings.end(), "a token's grading is one of the layer's");
+    return graded_reading(static_cast<size_t>(at - layer.gradings.begin()));
   }
 
   void enqueue(const StepRecord& record, std::function<void(StepPart)> mark) {
@@ -341,8 +347,11 @@ std::string obstacle(const DeviceTransformer& transformer, const DeviceQuantized
     return fmt::format("{} inputs of the down projections are no multiple of 8",
                        transformer.model().config.intermediate);
   if (!quantized || !quantized->policy() || !quantized->policy()->looks_at_inputs()) return {};
-  for (const auto& [id, layer] : quantized->model().layers)
-    if (!quantized->policy()->grading(id)) return "the policy decides on the host from what layers multiply";
+  for (const auto& [id, layer] : quantized->model().layers) {
+    const auto gradings = std::ssize(quantized->policy()->gradings(id));
+    if (gradings == 0) return "the policy decides on the host from what layers multiply";
+    if (gradings > kMostGradings) return fmt::format("the policy grades in {} ways", gradings);
+  }
   return {};
 }
 
@@ -369,7 +378,7 @@ std::unique_ptr<Decoder> make_decode_engine(const DeviceTransformer& transformer
     layer.quantized = quantized->model().layers.find(linear.id)->second.get();
     layer.packed = &quantized->packed(linear);
     if (policy) {
-      layer.grading = policy->grading(linear.id);
+      layer.gradings = policy->gradings(linear.id);
       layer.offset = policy->offset(linear.id);
     }
     return layer;
@@ -384,7 +393,8 @@ std::unique_ptr<Decoder> make_decode_engine(const DeviceTransformer& transformer
   }
   GemvStore of_floats;
   auto model = std::make_unique<StepModel>(transformer, layer_of, head, std::move(packed_head),
-                                           quantized ? quantized->kernels() : of_floats, plan);
+                                           quantized ? quantized->kernels() : of_floats,
+                                           transformer.head_kernels(), plan);
   return std::make_unique<DecodeEngine>(transformer, quantized, std::move(model), plan);
 }
 

@@ -65,6 +65,7 @@ class DeviceQuantizedLinears final : public QuantizedExecutor {
   bool replaces(std::string_view id) const override { return model_.layers.contains(id); }
   const PrecisionPolicy* policy() const override { return policy_; }
   const RowTraffic& traffic() const override;
+  void set_policy(const PrecisionPolicy* policy) override { policy_ = policy; }
 
   // For decoders that multiply by other means.
   const QuantizedModel& model() const { return model_; }

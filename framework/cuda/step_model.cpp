@@ -10,7 +10,8 @@
 namespace grinqh::cuda {
 
 StepModel::StepModel(const DeviceTransformer& transformer, const LayerOf& layer, const StepLayer& head,
-                     std::unique_ptr<DeviceWeights> packed_head, GemvStore& kernels, const DecodePlan& plan)
+                     std::unique_ptr<DeviceWeights> packed_head, GemvStore& kernels, GemvStore& head_kernels,
+                     const DecodePlan& plan)
     : transformer_(transformer),
       plan_(plan),
       cache_(transformer.make_cache(plan.sequences, plan.capacity)),
@@ -27,8 +28,7 @@ StepModel::StepModel(const DeviceTransformer& transformer, const LayerOf& layer,
                                               products({&weights.o}), products({&weights.gate, &weights.up}),
                                               products({&weights.down})));
   }
-  GemvStore of_head;  // which another plan may replace
-  head_ = std::make_unique<StepProducts>(context, std::vector{head}, sequences, scratch_, of_head);
+  head_ = std::make_unique<StepProducts>(context, std::vector{head}, sequences, scratch_, head_kernels);
 
   const AttentionShape shape = transformer.shape();
   const Type type = context.type();

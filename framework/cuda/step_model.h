@@ -22,7 +22,8 @@ class StepModel {
   using LayerOf = std::function<StepLayer(const LinearWeights&)>;
   // packed_head: what head.packed points to, if anything.
   StepModel(const DeviceTransformer& transformer, const LayerOf& layer, const StepLayer& head,
-            std::unique_ptr<DeviceWeights> packed_head, GemvStore& kernels, const DecodePlan& plan);
+            std::unique_ptr<DeviceWeights> packed_head, GemvStore& kernels, GemvStore& head_kernels,
+            const DecodePlan& plan);
 
   KvCache& cache() { return cache_; }
   int64_t layers() const { return kBlockLayers * transformer_.blocks(); }

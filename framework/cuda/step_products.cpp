@@ -61,7 +61,10 @@ StepProducts::StepProducts(const Context& context, std::vector<StepLayer> layers
   ProductScratch::reserve(scratch.input, tokens * padded(in) * size, stream);
   for (const Piece& piece : pieces_) {
     if (piece.kernel || !layers_[piece.first].quantized) continue;
-    const int64_t width = padded(in) * std::max<int64_t>(1, std::ssize(piece.step_levels));
+    int64_t levels = 1;
+    for (const Grading& grading : piece.gradings.front())
+      levels = std::max<int64_t>(levels, std::ssize(grading.levels));
+    const int64_t width = padded(in) * levels;
     ProductScratch::reserve(scratch.weights, piece.out * width * size, stream);
     ProductScratch::reserve(scratch.masked, tokens * width * size, stream);
     ProductScratch::reserve(scratch.chosen, tokens * in, stream);
@@ -87,14 +90,16 @@ std::shared_ptr<Gemv> StepProducts::make_kernel(size_t first, size_t end, GemvSt
   std::vector<const QuantizedLinear*> packed;
   for (const StepLayer& layer : layers) {
     const bool alike = layer.quantized && layer.quantized->layout() == layers[0].quantized->layout();
-    if (!alike || (layer.grading && layer.grading->budget)) return nullptr;
+    const bool bisects = std::ranges::any_of(
+        layer.gradings, [](const ChannelGrading* each) { return each->budget.has_value(); });
+    if (!alike || bisects) return nullptr;
     packed.push_back(layer.quantized);
   }
   return kernels.kernel_of(packed, context_.stream());
 }
 
 StepProducts::Piece StepProducts::make_piece(size_t first, size_t end, std::shared_ptr<Gemv> kernel) const {
-  Piece piece{first, end, 0, 0, std::move(kernel), {}, {}, {}, {}, {}};
+  Piece piece{first, end, 0, 0, std::move(kernel), {}, {}};
   for (size_t i = 0; i < first; ++i) piece.column += layers_[i].out();
   std::vector<float> bias;
   bool any_bias = false;
@@ -109,25 +114,26 @@ StepProducts::Piece StepProducts::make_piece(size_t first, size_t end, std::shar
     };
     if (layer.linear && !layer.linear->bias.empty()) add(to_float_vector(layer.linear->bias));
     add(layer.offset);
-
-    GradingRule rule;
-    piece.thresholds.emplace_back();
-    if (layer.grading) {
-      const ChannelGrading& grading = *layer.grading;
-      piece.thresholds.back() = context_.upload(grading.thresholds.data(), grading.thresholds.size());
-      rule.thresholds = piece.thresholds.back().data();
-      rule.shared = grading.thresholds.cols() != layer.in();
-      rule.count = static_cast<int32_t>(grading.levels.size());
-      std::ranges::copy(grading.levels, rule.levels);
-      rule.budget = grading.budget.value_or(-1.0);
-      std::ranges::copy_if(grading.levels, std::back_inserter(piece.step_levels),
-                           [](Level level) { return level > 0; });
-    }
-    piece.rules.push_back(rule);
+    std::vector<Grading>& gradings = piece.gradings.emplace_back();
+    for (const ChannelGrading* grading : layer.gradings)
+      gradings.push_back(make_grading(*grading, layer.in()));
   }
   if (any_bias) piece.bias = context_.upload(bias.data(), std::ssize(bias));
-  if (!piece.kernel) piece.steps = context_.upload(piece.step_levels.data(), std::ssize(piece.step_levels));
   return piece;
+}
+
+StepProducts::Grading StepProducts::make_grading(const ChannelGrading& grading, int64_t in) const {
+  Grading made;
+  made.thresholds = context_.upload(grading.thresholds.data(), grading.thresholds.size());
+  made.rule.thresholds = made.thresholds.data();
+  made.rule.shared = grading.thresholds.cols() != in;
+  made.rule.count = static_cast<int32_t>(grading.levels.size());
+  std::ranges::copy(grading.levels, made.rule.levels);
+  made.rule.budget = grading.budget.value_or(-1.0);
+  std::ranges::copy_if(grading.levels, std::back_inserter(made.levels),
+                       [](Level level) { return level > 0; });
+  made.on_device = context_.upload(made.levels.data(), std::ssize(made.levels));
+  return made;
 }
 
 void StepProducts::run(const GemvInput& input, Matrix<const Level> readings, const GemvOutput& output,
@@ -159,10 +165,11 @@ void StepProducts::stream(Piece& piece, const GemvInput& input, const Rows& rows
     const QuantizedLinear* quantized = layers_[piece.first + i].quantized;
     if (!quantized) continue;
     readings[i].level = quantized->full_level();
-    if (rows.readings[i] == kGradedReading) {
-      readings[i].grading = &piece.rules[i];
+    if (is_graded(rows.readings[i])) {
+      const GradingRule& rule = piece.gradings[i][grading_index(rows.readings[i])].rule;
+      readings[i].grading = &rule;
       if (rows.counts)
-        count_input_levels(input, piece.rules[i],
+        count_input_levels(input, rule,
                            rows.counts + (static_cast<int64_t>(i) * tokens_ + rows.begin) * kLevels,
                            context_.stream());
     } else if (rows.readings[i] == 0) {
@@ -199,6 +206,28 @@ ConstView StepProducts::make_input(const GemvInput& input) {
   return made;
 }
 
+// One product of masked inputs with differences of weights (quant/level_gemm.h): the weights, and x masked.
+ConstView StepProducts::choose(const Grading& grading, const StepLayer& layer, const Rows& rows,
+                               ConstView& x) {
+  const Stream stream = context_.stream();
+  const Type type = context_.type();
+  const int64_t in = layer.in(), part = padded(in), count = std::ssize(grading.levels), width = count * part;
+  const View differences{scratch_.weights.data(), layer.out(), width, width, type};
+  if (part != in) fill_zero(differences.data, layer.out() * width * size_of(type), stream);
+  for (int64_t k = 0; k < count; ++k) {
+    const auto at = static_cast<size_t>(k);
+    layer.packed->dequantize(grading.levels[at], k == 0 ? Level{0} : grading.levels[at - 1],
+                             differences.cols_between(k * part, k * part + in), stream);
+  }
+  auto* chosen = scratch_.chosen.as<uint8_t>();
+  grade(x, grading.rule, nullptr, chosen, stream);
+  if (rows.counts) count_levels(chosen, x.rows, in, rows.counts + rows.begin * kLevels, stream);
+  const View masked{scratch_.masked.data(), x.rows, width, width, type};
+  mask_by_level(x, chosen, grading.on_device.data(), static_cast<int32_t>(count), part, masked, stream);
+  x = masked;
+  return differences;
+}
+
 void StepProducts::decode(Piece& piece, ConstView whole, const Rows& rows, const GemvOutput& output) {
   const StepLayer& layer = layers_[piece.first];
   const Stream stream = context_.stream();
@@ -209,23 +238,8 @@ void StepProducts::decode(Piece& piece, ConstView whole, const Rows& rows, const
   x.rows = rows.end - rows.begin;
   ConstView weight = layer.weight;
   const Level reading = rows.readings.front();
-  if (layer.quantized && reading == kGradedReading) {
-    // One product of masked inputs with differences of weights (quant/level_gemm.h).
-    const int64_t part = padded(in), count = std::ssize(piece.step_levels), width = count * part;
-    const View differences{scratch_.weights.data(), piece.out, width, width, type};
-    if (part != in) fill_zero(differences.data, piece.out * width * size_of(type), stream);
-    for (int64_t k = 0; k < count; ++k) {
-      const auto at = static_cast<size_t>(k);
-      layer.packed->dequantize(piece.step_levels[at], k == 0 ? Level{0} : piece.step_levels[at - 1],
-                               differences.cols_between(k * part, k * part + in), stream);
-    }
-    auto* chosen = scratch_.chosen.as<uint8_t>();
-    grade(x, piece.rules.front(), nullptr, chosen, stream);
-    if (rows.counts) count_levels(chosen, x.rows, in, rows.counts + rows.begin * kLevels, stream);
-    const View masked{scratch_.masked.data(), x.rows, width, width, type};
-    mask_by_level(x, chosen, piece.steps.data(), static_cast<int32_t>(count), part, masked, stream);
-    x = masked;
-    weight = differences;
+  if (layer.quantized && is_graded(reading)) {
+    weight = choose(piece.gradings.front()[grading_index(reading)], layer, rows, x);
   } else if (layer.quantized) {
     const View decoded{scratch_.weights.data(), piece.out, in, padded(in), type};
     layer.packed->dequantize(reading, 0, decoded, stream);

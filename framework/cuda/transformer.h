@@ -69,6 +69,8 @@ class DeviceTransformer final : public Transformer {
   AttentionShape shape() const {
     return {attention_shape().heads, attention_shape().kv_heads, attention_shape().head_dim};
   }
+  // Of quantized heads that decoders are given (DecodePlan::head).
+  GemvStore& head_kernels() const { return head_kernels_; }
   // Positions of the batch's rows, on the device. [rows]
   const int32_t* positions(const Batch& batch) const;
   // f32 logits of features. [rows, vocab]
@@ -102,6 +104,7 @@ class DeviceTransformer final : public Transformer {
   // The last batch's positions: blocks come one after the other with the same.
   mutable std::vector<int32_t> known_positions_;
   mutable Array<int32_t> positions_;
+  mutable GemvStore head_kernels_;
 };
 
 }  // namespace grinqh::cuda

@@ -44,18 +44,20 @@ ConfigTable parse_method(const std::string& text) {
 
 }  // namespace
 
-MethodSpec read_single_method(const std::string& text) {
+std::vector<MethodSpec> read_methods(const std::string& text) {
   const ConfigTable config = parse_method(text);
+  if (!config.has("methods")) return expand_methods(config);
   std::vector<MethodSpec> methods;
-  if (config.has("methods")) {
-    for (const ConfigTable& table : config.tables("methods"))
-      for (MethodSpec& method : expand_methods(table)) methods.push_back(std::move(method));
-  } else {
-    methods = expand_methods(config);
-  }
+  for (const ConfigTable& table : config.tables("methods"))
+    for (MethodSpec& method : expand_methods(table)) methods.push_back(std::move(method));
+  return methods;
+}
+
+MethodSpec read_single_method(const std::string& text) {
+  std::vector<MethodSpec> methods = read_methods(text);
   if (methods.size() != 1)
     bad_input("{}: {} methods, expected one: a list where one value is expected is an axis of a sweep",
-              config.where(), methods.size());
+              parse_method(text).where(), methods.size());
   return std::move(methods.front());
 }
 

@@ -20,5 +20,7 @@ std::unique_ptr<PrecisionPolicy> prepare_policy(const MethodSpec& method, const 
 // line, 'quantizer = "rtn", bits = 4', or on several without the commas; or the path of a .toml file with
 // such keys, or with one [[methods]] table. BadInput for a sweep axis: it stands for several methods.
 MethodSpec read_single_method(const std::string& text);
+// The same of a text that may stand for several, in the order of the sweep.
+std::vector<MethodSpec> read_methods(const std::string& text);
 
 }  // namespace grinqh

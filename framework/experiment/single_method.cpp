@@ -82,14 +82,16 @@ class TimedQuantizer final : public Quantizer {
 
 }  // namespace
 
-SingleMethod::SingleMethod(const MethodSpec& method, const Transformer& transformer,
+SingleMethod::SingleMethod(std::span<const MethodSpec> methods, const Transformer& transformer,
                            const QuickCalibration& calibration)
-    : transformer_(transformer), prefill_level_(method.prefill_level) {
+    : transformer_(transformer), prefill_level_(methods.front().prefill_level) {
+  const MethodSpec& method = methods.front();
   CalibrationPlan plan;
-  plan.kept = Registry<PrecisionPolicy>::get().make(method.policy.name, method.policy.settings)->needs();
+  for (const MethodSpec& each : methods)
+    plan.kept.merge(Registry<PrecisionPolicy>::get().make(each.policy.name, each.policy.settings)->needs());
   plan.layers = method.layers;
   MatrixBuffer<int32_t> windows;
-  if (method.calibrates())
+  if (std::ranges::any_of(methods, &MethodSpec::calibrates))
     add_time(seconds_.windows, [&] {
       windows = windows_of(calibration, transformer, calibration.windows,
                            std::min(calibration.context, transformer.model().config.max_context));
@@ -108,13 +110,24 @@ SingleMethod::SingleMethod(const MethodSpec& method, const Transformer& transfor
   seconds_.quantize = timed.seconds();
   seconds_.calibrate = both - timed.seconds();
   add_time(seconds_.policy, [&] {
-    policy_ = prepare_policy(method, subject(), calibrated_, windows);
-    MemoryStore values;
-    plan_policy(
-        *policy_, method, subject(), calibrated_.model,
-        {[&](int64_t count, int64_t context) { return windows_of(calibration, transformer, count, context); },
-         values});
+    for (const MethodSpec& each : methods) {
+      policies_.push_back(prepare_policy(each, subject(), calibrated_, windows));
+      MemoryStore values;
+      plan_policy(*policies_.back(), each, subject(), calibrated_.model,
+                  {[&](int64_t count, int64_t context) {
+                     return windows_of(calibration, transformer, count, context);
+                   },
+                   values});
+    }
   });
+}
+
+bool quantize_alike(const MethodSpec& a, const MethodSpec& b) {
+  const auto same = [](const PluginSpec& x, const PluginSpec& y) {
+    return x.name == y.name && x.options == y.options;
+  };
+  return same(a.quantizer, b.quantizer) && a.layers == b.layers && a.prefill_level == b.prefill_level &&
+         std::ranges::equal(a.transforms, b.transforms, same);
 }
 
 std::unique_ptr<QuantizedLinear> quantize_alone(const MethodSpec& method, const std::string& id,

@@ -1,11 +1,13 @@
 // A model through one method from beginning to end, without a sweep's caches: for commands that need the
-// result at once.
+// result at once. Also through several that differ in their policies alone: one quantization.
 #pragma once
 
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "calib/calibrate.h"
 #include "calib/transform_model.h"
@@ -32,16 +34,20 @@ struct MethodSeconds {
 
 class SingleMethod {
  public:
-  // Both outlive it. BadInput and Error as the parts throw them.
-  SingleMethod(const MethodSpec& method, const Transformer& transformer, const QuickCalibration& calibration);
+  // All outlive it. BadInput and Error as the parts throw them.
+  SingleMethod(const MethodSpec& method, const Transformer& transformer, const QuickCalibration& calibration)
+      : SingleMethod(std::span(&method, 1), transformer, calibration) {}
+  // methods: at least one, quantize_alike() all.
+  SingleMethod(std::span<const MethodSpec> methods, const Transformer& transformer,
+               const QuickCalibration& calibration);
 
   // What its layers are those of: the transformer given, or one of the transformed model.
   const Transformer& subject() const { return its_transformer_ ? *its_transformer_ : transformer_; }
   const QuantizedModel& model() const { return calibrated_.model; }
-  const PrecisionPolicy& policy() const { return *policy_; }
-  // For generating.
+  const PrecisionPolicy& policy(size_t method = 0) const { return *policies_[method]; }
+  // For generating, by the first method's policy.
   std::unique_ptr<QuantizedExecutor> linears() const {
-    return subject().decoding_linears(model(), policy_.get(), prefill_level_);
+    return subject().decoding_linears(model(), policies_.front().get(), prefill_level_);
   }
   const MethodSeconds& seconds() const { return seconds_; }
 
@@ -50,10 +56,13 @@ class SingleMethod {
   std::optional<TransformedModel> transformed_;
   std::unique_ptr<Transformer> its_transformer_;
   Calibrated calibrated_;
-  std::unique_ptr<PrecisionPolicy> policy_;
+  std::vector<std::unique_ptr<PrecisionPolicy>> policies_;
   Level prefill_level_;
   MethodSeconds seconds_;
 };
+
+// Whether they store the same bits: all is equal but the policies.
+bool quantize_alike(const MethodSpec& a, const MethodSpec& b);
 
 // One layer that needs no statistics, by a method's quantizer: an output head.
 std::unique_ptr<QuantizedLinear> quantize_alone(const MethodSpec& method, const std::string& id,

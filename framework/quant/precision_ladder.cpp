@@ -57,6 +57,21 @@ bool PrecisionLadder::looks_at_inputs() const {
   return std::ranges::any_of(rungs_, [](const Rung& rung) { return rung.policy->looks_at_inputs(); });
 }
 
+std::vector<const ChannelGrading*> PrecisionLadder::gradings(const std::string& layer) const {
+  std::vector<const ChannelGrading*> all;
+  for (const Rung& rung : rungs_) {
+    const std::vector<const ChannelGrading*> some = rung.policy->gradings(layer);
+    if (some.empty()) return {};
+    all.insert(all.end(), some.begin(), some.end());
+  }
+  return all;
+}
+
+const ChannelGrading* PrecisionLadder::grading_of(const std::string& layer, const Step& step,
+                                                  Level precision) const {
+  return serving(precision).grading_of(layer, step);
+}
+
 Precision PrecisionLadder::choose(const std::string& layer, std::span<const Step> steps,
                                   std::span<const Level> precisions, Matrix<const float> x,
                                   Matrix<Level> scratch) const {

@@ -27,6 +27,9 @@ class PrecisionLadder {
   Json findings() const;  // of each rung, under its precision; null: none has any
 
   bool looks_at_inputs() const;
+  // As PrecisionPolicy's, a grading a rung; none if a rung chooses by itself.
+  std::vector<const ChannelGrading*> gradings(const std::string& layer) const;
+  const ChannelGrading* grading_of(const std::string& layer, const Step& step, Level precision) const;
   // precisions: [tokens], each one of the constructor's.
   Precision choose(const std::string& layer, std::span<const Step> steps, std::span<const Level> precisions,
                    Matrix<const float> x, Matrix<Level> scratch) const;

@@ -62,6 +62,13 @@ class PrecisionPolicy {
     (void)layer;
     return nullptr;
   }
+  // The same for policies that grade a token as its step says: all gradings that tokens of the layer may get,
+  // and which of them a token of this step gets. None: the policy chooses by itself.
+  virtual std::vector<const ChannelGrading*> gradings(const std::string& layer) const;
+  virtual const ChannelGrading* grading_of(const std::string& layer, const Step& step) const {
+    (void)step;
+    return grading(layer);
+  }
   // Levels for a batch of decoded tokens at the inputs of one layer. x: [tokens, in], steps: [tokens]. A
   // policy that grades channels fills `scratch` [tokens, in] and returns a view of it; one that does not
   // leaves it be. By default what grading() says.

@@ -25,7 +25,8 @@ struct Sampling {
 struct DecodePlan {
   int64_t sequences = 1;
   int64_t capacity = 0;  // tokens of a sequence, its prompt among them
-  // [vocab, hidden] in place of the checkpoint's head, read at its full level; null: the checkpoint's.
+  // [vocab, hidden] in place of the checkpoint's head, read at its full level; null: the checkpoint's. A
+  // device keeps it in its own order by its address: it must outlive the transformer.
   const QuantizedLinear* head = nullptr;
   bool counts_bits = false;  // see Decoder::count_bits()
 };

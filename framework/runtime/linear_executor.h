@@ -50,6 +50,8 @@ class QuantizedExecutor : public LinearExecutor {
  public:
   // Of the last batch, complete once its last layer has run; or of the decode step that a decoder counted.
   virtual const RowTraffic& traffic() const = 0;
+  // The same layers, from the next batch and the next decoder on.
+  virtual void set_policy(const PrecisionPolicy* policy) = 0;
 };
 
 // What multiplies batches of a few decoded tokens on the CPU.
@@ -71,6 +73,7 @@ class QuantizedLinears final : public QuantizedExecutor {
   bool replaces(std::string_view id) const override { return model_.layers.contains(id); }
   const PrecisionPolicy* policy() const override { return policy_; }
   const RowTraffic& traffic() const override { return traffic_; }
+  void set_policy(const PrecisionPolicy* policy) override { policy_ = policy; }
 
  private:
   // Null: the layout's kernel multiplies this batch.

@@ -1,4 +1,6 @@
 // bench decode, quantize and gemm as a user runs them.
+#include <set>
+
 #include "cli/program.h"
 
 namespace grinqh {
@@ -10,15 +12,16 @@ using testing::Finished;
 using ::testing::HasSubstr;
 using testing::Words;
 
-// The only row of a command in JSON.
-Json row_of(Words words) {
+// The rows of a command in JSON, so many.
+Json rows_of(Words words, size_t count) {
   words.insert(words.end(), {"--format", "json", "--device", "cpu"});
   const Finished finished = testing::run(words);
   EXPECT_EQ(finished.status, 0) << finished.err;
-  const Json rows = Json::parse(finished.out, nullptr, false);
-  if (!rows.is_array() || rows.size() != 1) throw std::runtime_error(finished.out + finished.err);
-  return rows[0];
+  Json rows = Json::parse(finished.out, nullptr, false);
+  if (!rows.is_array() || rows.size() != count) throw std::runtime_error(finished.out + finished.err);
+  return rows;
 }
+Json row_of(const Words& words) { return rows_of(words, 1)[0]; }
 
 Words decode(const Words& more) {
   Words words{"bench", "decode", "--model", embedded("llama-tiny"), "--context", "30", "--tokens", "4"};
@@ -60,6 +63,24 @@ TEST(BenchDecode, AMethodAndAHeadReadLess) {
   EXPECT_LT(row.at("head_bytes").get<double>(), 1.05 * 4096 * 256);
 }
 
+TEST(BenchDecode, OneCommandGivesAllRowsOfATable) {
+  const Words method{"--method", "float", "--method",
+                     "quantizer = \"grinqh\", policy = { name = \"uniform\", level = [2, 4] }"};
+  Words words = decode(method);
+  words.insert(words.end(), {"--batch", "1,2", "--head", "float", "--head", "quantizer = \"rtn\", bits = 8"});
+  const Json rows = rows_of(words, 12);
+  std::set<std::string> different;
+  for (const Json& row : rows) {
+    std::string key;
+    for (const char* column : {"method", "options", "head_method", "batch"}) key += row.at(column).dump();
+    different.insert(key);
+    if (row.at("method") == "float") continue;
+    const bool two = row.at("options").get<std::string>().find("level=2") != std::string::npos;
+    EXPECT_DOUBLE_EQ(row.at("read_bits_codes").get<double>(), two ? 2 : 4) << row.at("options");
+  }
+  EXPECT_EQ(different.size(), rows.size());
+}
+
 TEST(BenchDecode, Refusals) {
   const auto refused = [](const Words& more, const std::vector<std::string>& parts) {
     Words words{"bench", "decode", "--model", embedded("llama-tiny"), "--device", "cpu"};
@@ -67,8 +88,9 @@ TEST(BenchDecode, Refusals) {
     expect_refused(words, parts);
   };
   refused({"--context", "100000"}, {"--context 100000", "context is"});
-  refused({"--context", "-1"}, {"--context -1", "0 to"});
-  refused({"--batch", "0"}, {"--batch 0", "1 to"});
+  refused({"--context", "-1"}, {"--context '-1'", "0 to"});
+  refused({"--context", "64,100000"}, {"--context 100000", "context is"});
+  refused({"--batch", "1,0"}, {"--batch '0'", "1 to"});
   refused({"--tokens", "0"}, {"--tokens 0", "1 to"});
   refused({"--method", "quantizer = \"rtm\""}, {"'rtm'", "rtn"});
   refused({"--head", "quantizer = \"rtn\", bits = 77"}, {"bits", "77"});

@@ -99,6 +99,7 @@ TEST(PrecisionLadder, EveryRungGoesThroughTheStagesAndIsTunedAlone) {
   ladder.allot();
   EXPECT_TRUE(ladder.tunes());
   EXPECT_TRUE(ladder.looks_at_inputs());
+  EXPECT_TRUE(ladder.gradings("layer").empty()) << "its rungs choose by themselves";
   ladder.tune(trial);
   for (const int precision : {6, 4, 2}) {
     const Json found = ladder.findings()[std::to_string(precision)];
