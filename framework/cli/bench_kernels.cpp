@@ -166,6 +166,7 @@ class Sweep {
     std::vector<Named> made;
     for (const BenchedKernelName& each : bench_.kernels(layers.layout)) {
       if (!request_.wants_kernel(each.name)) continue;
+      if (layers.reading == BenchReading::graded && !each.grades) continue;
       if (auto kernel = bench_.make(layers.layout, each.name, layer))
         made.push_back(
             {layers.variant.empty() ? each.name : each.name + "/" + layers.variant, std::move(kernel)});

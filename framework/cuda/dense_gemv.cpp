@@ -1,7 +1,8 @@
 #include "cuda/dense_gemv.h"
-#include "cuda/device_properties.h"
 
+#include "core/error.h"
 #include "cuda/dense_gemv_kernel.h"
+#include "cuda/device_properties.h"
 #include "cuda/memory.h"
 
 namespace grinqh::cuda {
@@ -42,9 +43,10 @@ class DenseGemv final : public Gemv {
     return other;
   }
 
-  // Every weight is read.
-  void run(const GemvInput& input, std::span<const GemvReading>, const GemvOutput& output,
+  void run(const GemvInput& input, std::span<const GemvReading> readings, const GemvOutput& output,
            Stream stream) override {
+    for (const GemvReading& reading : readings)
+      check(reading.grading == nullptr, "rows of 16-bit weights are read in full");
     dense_gemv(rows_, input, output, multiprocessors_, stream);
   }
 
@@ -66,6 +68,17 @@ std::unique_ptr<Gemv> make_dense_gemv(std::span<const ConstView> weights) {
     rows.out += part.rows;
     rows.parts[rows.count++] = {static_cast<const uint16_t*>(part.data), part.stride, rows.out};
   }
+  return std::make_unique<DenseGemv>(rows, device.multiprocessors);
+}
+
+std::unique_ptr<Gemv> make_dense_gemv_f16(const uint16_t* weights, int64_t out, int64_t in, int64_t stride) {
+  const DeviceProperties device = device_properties();
+  if (device.major < 9) return nullptr;
+  DenseRows rows;
+  rows.element = DenseRows::Element::f16;
+  rows.parts[rows.count++] = {weights, stride, out};
+  rows.out = out;
+  rows.in = in;
   return std::make_unique<DenseGemv>(rows, device.multiprocessors);
 }
 

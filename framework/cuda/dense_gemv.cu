@@ -1,14 +1,14 @@
 // A warp takes a run of units, 16 outputs x 128 inputs, and keeps bulk copies of its next ones in flight into
-// shared memory. Inputs are split into two bf16 numbers, high and low, whose products the tensor cores sum in
-// float32: columns 2 t and 2 t + 1 of a product are token t.
+// shared memory. Inputs are split into two numbers, high and low (dense_gemv_products.cuh), whose products
+// the tensor cores sum in float32: columns 2 t and 2 t + 1 of a product are token t.
 //
 // Where all tokens' inputs do not fit into shared memory they are made a slice at a time, and a warp has the
 // same run in every slice. A normalized input's factor is that of the sums: nothing waits for it.
 #include "cuda/bulk_copy.cuh"
 #include "cuda/dense_gemv_kernel.h"
+#include "cuda/dense_gemv_products.cuh"
+#include "cuda/gemv_launch.cuh"
 #include "cuda/gemv_operands.cuh"
-#include "cuda/launch.cuh"
-#include "cuda/tensor_cores.cuh"
 
 namespace grinqh::cuda {
 
@@ -61,13 +61,8 @@ struct Cursor {
   return {v.x & mask(0), v.y & mask(1), v.z & mask(2), v.w & mask(3)};
 }
 
-[[maybe_unused]] __device__ inline uint32_t pair_of(float first, float second) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(first, second);
-  return *reinterpret_cast<const uint32_t*>(&pair);
-}
-
 // A slice's inputs, [step][column][32], and the sums of squares of what they are made of.
-template <class T>
+template <class T, class Products>
 __device__ void stage_inputs(const Problem& p, int slice, uint8_t* x, float (*squares)[kWarps]) {
   constexpr int kBatch = 2;  // loads under way before the first is used
   const int items = p.units * (kInputs / 8), columns = 2 * p.tokens, in = static_cast<int>(p.w.in);
@@ -84,16 +79,7 @@ __device__ void stage_inputs(const Problem& p, int slice, uint8_t* x, float (*sq
       for (int n = 0; n < kBatch; ++n) {
         const int item = first + n * kThreads;
         if (item >= items) break;
-        uint32_t high[4], low[4];
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const float a = all[n][2 * i], b = all[n][2 * i + 1];
-          high[i] = pair_of(a, b);
-          low[i] = pair_of(a - __uint_as_float(high[i] << 16), b - __uint_as_float(high[i] & 0xffff0000u));
-        }
-        uint8_t* to = x + (item / 4 * columns + 2 * token) * (kStep * 2) + item % 4 * 16;
-        *reinterpret_cast<uint4*>(to) = {high[0], high[1], high[2], high[3]};
-        *reinterpret_cast<uint4*>(to + kStep * 2) = {low[0], low[1], low[2], low[3]};
+        Products::put(all[n], item % 4, x + (item / 4 * columns + 2 * token) * Products::kColumnBytes);
       }
     }
     if (p.input.form != GemvInput::Form::rms_norm) continue;
@@ -106,7 +92,7 @@ __device__ void stage_inputs(const Problem& p, int slice, uint8_t* x, float (*sq
 }
 
 // kSets: of four tokens.
-template <int kSets, class T>
+template <int kSets, class T, class Products>
 __global__ void __launch_bounds__(kThreads, 2) stream_rows(const __grid_constant__ Problem p) {
 #if __CUDA_ARCH__ >= 900
   extern __shared__ __align__(128) uint8_t shared[];
@@ -163,7 +149,7 @@ __global__ void __launch_bounds__(kThreads, 2) stream_rows(const __grid_constant
   uint32_t phase = 0;
   for (int slice = 0; slice < p.slices; ++slice) {
     if (slice > 0) __syncthreads();
-    stage_inputs<T>(p, slice, x, squares);
+    stage_inputs<T, Products>(p, slice, x, squares);
     __syncthreads();
     Cursor at = start;
     at.slice = slice;
@@ -171,7 +157,7 @@ __global__ void __launch_bounds__(kThreads, 2) stream_rows(const __grid_constant
     for (int unit = 0; unit < count; ++unit) {
       const int64_t k0 = first_input(at);
       const bool ragged = k0 + kInputs > p.w.in;
-      const uint8_t* b_at = x + at.col * (kInputs / kStep) * columns * (kStep * 2) + t * 16;
+      const uint8_t* b_at = x + at.col * (kInputs / kStep) * columns * Products::kColumnBytes;
       const uint8_t* a_at = ring + slot * kSlotBytes + lane / 4 * kPitch + t * 16;
       wait_barrier(barriers + slot * 8, phase);
 #pragma unroll
@@ -184,12 +170,10 @@ __global__ void __launch_bounds__(kThreads, 2) stream_rows(const __grid_constant
           bottom = masked(bottom, valid);
         }
 #pragma unroll
-        for (int set = 0; set < kSets; ++set) {  // columns that are nobody's repeat the last
-          const uint4 b = *reinterpret_cast<const uint4*>(
-              b_at + (step * columns + min(set * 8 + lane / 4, columns - 1)) * (kStep * 2));
-          multiply(acc[set], {top.x, bottom.x, top.y, bottom.y}, b.x, b.y);
-          multiply(acc[set], {top.z, bottom.z, top.w, bottom.w}, b.z, b.w);
-        }
+        for (int set = 0; set < kSets; ++set)  // columns that are nobody's repeat the last
+          Products::add(
+              acc[set], top, bottom, t,
+              b_at + (step * columns + min(set * 8 + lane / 4, columns - 1)) * Products::kColumnBytes);
       }
       __syncwarp();
       if (next.slice < p.slices) fetch_next(slot);
@@ -233,9 +217,16 @@ __global__ void __launch_bounds__(kThreads, 2) stream_rows(const __grid_constant
 #endif
 }
 
-template <class T>
-auto kernel_of(int64_t tokens) {
-  return tokens <= 4 ? stream_rows<1, T> : stream_rows<2, T>;
+using Kernel = void (*)(Problem);
+
+template <class T, class Products>
+Kernel kernel_of(int64_t tokens) {
+  return tokens <= 4 ? stream_rows<1, T, Products> : stream_rows<2, T, Products>;
+}
+template <class Products>
+Kernel kernel_of(Type input, int64_t tokens) {
+  return input == Type::bf16 ? kernel_of<__nv_bfloat16, Products>(tokens)
+                             : kernel_of<float, Products>(tokens);
 }
 
 }  // namespace
@@ -247,7 +238,9 @@ void dense_gemv(const DenseRows& w, const GemvInput& input, const GemvOutput& ou
   p.tokens = static_cast<int>(input.x.rows);
   p.row_blocks = static_cast<int>((w.out + kOutputs - 1) / kOutputs);
   const int units = static_cast<int>((w.in + kInputs - 1) / kInputs);
-  const int unit_bytes = kInputs * 2 * 2 * p.tokens;
+  const bool half = w.element == DenseRows::Element::f16;
+  const int column_bytes = half ? F16Products::kColumnBytes : Bf16Products::kColumnBytes;
+  const int unit_bytes = kInputs / kStep * column_bytes * 2 * p.tokens;
   p.slices = (units * unit_bytes + kMostInputBytes - 1) / kMostInputBytes;
   p.units = (units + p.slices - 1) / p.slices;
   // As many units in flight as leave room for the next launch, but two in any case. More blocks than
@@ -265,17 +258,11 @@ void dense_gemv(const DenseRows& w, const GemvInput& input, const GemvOutput& ou
   }
   p.input = input;
   p.output = output;
-  const auto kernel =
-      input.x.type == Type::bf16 ? kernel_of<__nv_bfloat16>(p.tokens) : kernel_of<float>(p.tokens);
-  check_call(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, p.bytes),
-             "cudaFuncSetAttribute");
-  // Without it the multiprocessor keeps no more shared memory than one block needs.
-  check_call(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
-                                  cudaSharedmemCarveoutMaxShared),
-             "cudaFuncSetAttribute");
-  launch_early("dense gemv", kernel,
-               {dim3(static_cast<unsigned>(blocks)), dim3(kThreads), static_cast<size_t>(p.bytes)}, stream,
-               p);
+  const Kernel kernel =
+      half ? kernel_of<F16Products>(input.x.type, p.tokens) : kernel_of<Bf16Products>(input.x.type, p.tokens);
+  launch_streaming("dense gemv", kernel,
+                   {dim3(static_cast<unsigned>(blocks)), dim3(kThreads), static_cast<size_t>(p.bytes)},
+                   stream, p);
 }
 
 }  // namespace grinqh::cuda

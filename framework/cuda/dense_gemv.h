@@ -17,4 +17,7 @@ constexpr int kMaxDenseParts = 4;
 // (compute capability below 9.0) or if they are of another type, or more than kMaxDenseParts.
 std::unique_ptr<Gemv> make_dense_gemv(std::span<const ConstView> weights);
 
+// The same of one matrix in float16, [out, in], `stride` elements from row to row.
+std::unique_ptr<Gemv> make_dense_gemv_f16(const uint16_t* weights, int64_t out, int64_t in, int64_t stride);
+
 }  // namespace grinqh::cuda

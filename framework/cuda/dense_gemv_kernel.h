@@ -5,14 +5,16 @@
 
 namespace grinqh::cuda {
 
-// Row-major bf16 matrices, one below another.
+// Row-major matrices of 16-bit floats, one below another.
 struct DenseRows {
+  enum class Element : uint8_t { bf16, f16 };
   struct Part {
     const uint16_t* data = nullptr;
     int64_t stride = 0;  // elements
     int64_t end = 0;     // rows of this part and of those above it
   };
   Part parts[4];
+  Element element = Element::bf16;
   int count = 0;
   int64_t out = 0, in = 0;
 };

@@ -17,8 +17,8 @@ GemvTable<GemvKernel>& table() {
 }  // namespace
 
 RegisterGemv::RegisterGemv(std::string_view layout, std::string_view name, std::string_view summary,
-                           MakeGemv make) {
-  table().add({std::string(layout), std::string(name), std::string(summary), std::move(make)});
+                           MakeGemv make, GemvKernel::Grades grades) {
+  table().add({std::string(layout), std::string(name), std::string(summary), std::move(make), grades});
 }
 
 std::vector<GemvKernel> gemv_kernels(std::string_view layout) {
@@ -26,11 +26,13 @@ std::vector<GemvKernel> gemv_kernels(std::string_view layout) {
   return table().of(layout);
 }
 
-std::shared_ptr<Gemv> GemvStore::kernel_of(GemvLayers layers, Stream stream) {
-  const auto [found, added] = made_.try_emplace({layers.begin(), layers.end()});
-  if (added)
-    for (const GemvKernel& kernel : gemv_kernels(layers.front()->layout()))
-      if ((found->second = kernel.make(layers, stream))) break;
+std::shared_ptr<Gemv> GemvStore::kernel_of(GemvLayers layers, bool graded, Stream stream) {
+  const auto [found, added] = made_.try_emplace({{layers.begin(), layers.end()}, graded});
+  if (!added) return found->second;
+  for (const GemvKernel& kernel : gemv_kernels(layers.front()->layout())) {
+    if (graded && kernel.grades == GemvKernel::Grades::no) continue;
+    if ((found->second = kernel.make(layers, stream))) break;
+  }
   return found->second;
 }
 

@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "cuda/gemv_operands.h"
@@ -66,22 +67,28 @@ using MakeGemv = std::function<std::unique_ptr<Gemv>(GemvLayers, Stream)>;
 // Kernels of quantized layers by the layers that they take together: packing weights anew takes seconds.
 class GemvStore {
  public:
-  // The layout's first kernel that takes the layers, or null.
-  std::shared_ptr<Gemv> kernel_of(GemvLayers layers, Stream stream);
+  // The layout's first kernel that takes the layers, and readings that grade channels if they are to be
+  // `graded`; or null.
+  std::shared_ptr<Gemv> kernel_of(GemvLayers layers, bool graded, Stream stream);
 
  private:
-  std::map<std::vector<const QuantizedLinear*>, std::shared_ptr<Gemv>> made_;
+  using Key = std::pair<std::vector<const QuantizedLinear*>, bool>;
+  std::map<Key, std::shared_ptr<Gemv>> made_;
 };
 
 struct GemvKernel {
+  enum class Grades : uint8_t { no, yes };
+
   std::string layout, name, summary;
   MakeGemv make;
+  Grades grades = Grades::yes;  // no: it reads all channels in full, and refuses to grade them
 };
 
 // Not in the table of quant/kernel_table.h, from which results take the name of the kernel that ran: nothing
 // that writes results runs these yet.
 struct RegisterGemv {
-  RegisterGemv(std::string_view layout, std::string_view name, std::string_view summary, MakeGemv make);
+  RegisterGemv(std::string_view layout, std::string_view name, std::string_view summary, MakeGemv make,
+               GemvKernel::Grades grades = GemvKernel::Grades::yes);
 };
 
 // In the order of their names.

@@ -72,6 +72,15 @@ void to_host(const void* device, void* host, int64_t bytes, Stream stream) {
   check_call(cudaStreamSynchronize(stream), "a copy from the device");
 }
 
+Bytes copy_of(const Bytes& bytes, Stream stream) {
+  Bytes copy(bytes.size(), stream);
+  if (bytes.size() == 0) return copy;
+  check_call(cudaMemcpyAsync(copy.data(), bytes.data(), static_cast<size_t>(bytes.size()),
+                             cudaMemcpyDeviceToDevice, stream),
+             "cudaMemcpyAsync");
+  return copy;
+}
+
 void fill_zero(void* device, int64_t bytes, Stream stream) {
   check_call(cudaMemsetAsync(device, 0, static_cast<size_t>(bytes), stream), "cudaMemsetAsync");
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 
 #include "core/device_memory.h"
 #include "cuda/types.h"
@@ -50,6 +51,14 @@ class Array {
 void to_device(const void* host, void* device, int64_t bytes, Stream stream);
 // Waits for it.
 void to_host(const void* device, void* host, int64_t bytes, Stream stream);
+// As much new device memory with the same in it.
+Bytes copy_of(const Bytes& bytes, Stream stream);
+template <class T>
+Bytes uploaded(std::span<const T> host, Stream stream) {
+  Bytes device(static_cast<int64_t>(host.size_bytes()), stream);
+  if (!host.empty()) to_device(host.data(), device.data(), device.size(), stream);
+  return device;
+}
 void fill_zero(void* device, int64_t bytes, Stream stream);
 
 struct MemoryState {

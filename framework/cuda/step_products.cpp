@@ -88,14 +88,16 @@ std::shared_ptr<Gemv> StepProducts::make_kernel(size_t first, size_t end, GemvSt
     return make_dense_gemv(weights);
   }
   std::vector<const QuantizedLinear*> packed;
+  bool graded = false;
   for (const StepLayer& layer : layers) {
+    graded |= layer.grading != nullptr;
     const bool alike = layer.quantized && layer.quantized->layout() == layers[0].quantized->layout();
     const bool bisects = std::ranges::any_of(
         layer.gradings, [](const ChannelGrading* each) { return each->budget.has_value(); });
     if (!alike || bisects) return nullptr;
     packed.push_back(layer.quantized);
   }
-  return kernels.kernel_of(packed, context_.stream());
+  return kernels.kernel_of(packed, graded, context_.stream());
 }
 
 StepProducts::Piece StepProducts::make_piece(size_t first, size_t end, std::shared_ptr<Gemv> kernel) const {

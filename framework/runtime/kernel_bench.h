@@ -45,6 +45,7 @@ class BenchedKernel {
 
 struct BenchedKernelName {
   std::string name, summary;
+  bool grades = true;  // takes tasks that grade channels
 };
 
 class KernelBench {

@@ -18,7 +18,7 @@ std::unique_ptr<QuantizedLinear> make(int64_t out, int64_t in, DType dtype, uint
 }
 
 BenchLayers layers(const std::string& variant, const std::string& summary, DType dtype) {
-  BenchLayers all{"dense16", variant, variant.empty(), summary};
+  BenchLayers all{"dense16", variant, true, summary};
   all.bits = {16};
   all.make = [dtype](int64_t out, int64_t in, double, uint64_t seed) { return make(out, in, dtype, seed); };
   return all;
@@ -27,7 +27,6 @@ BenchLayers layers(const std::string& variant, const std::string& summary, DType
 // Channels left out of 16-bit weights: TEAL's case.
 BenchLayers sparse_layers() {
   BenchLayers all = layers("sparse", "float16, half of the channels or three quarters left out", DType::f16);
-  all.usual = true;
   all.reading = BenchReading::graded;
   all.levels = {0, 16};
   all.bits = {8, 4};

@@ -2,29 +2,18 @@
 
 #include "cuda/device_weights.h"
 #include "cuda/layer_buffers.h"
-#include "kernels/group_mixed/layout.h"
+#include "kernels/group_mixed/fields.h"
 
 namespace grinqh::cuda {
 
 namespace {
 
-GroupMixedShape shape_of(const QuantizedLinear& layer) {
-  GroupMixedShape shape{layer.out(), layer.in(), layer.attributes().at("group"), {}};
-  for (const NamedBuffer& buffer : layer.buffers())
-    if (buffer.name == "widths")
-      for (const std::byte width : buffer.bytes) shape.widths.push_back(std::to_integer<uint8_t>(width));
-  return shape;
-}
-
-std::vector<MixedGroup> places_of(const GroupMixedShape& shape) {
+std::vector<MixedGroup> places_of(const GroupMixedFields& fields) {
   std::vector<MixedGroup> places;
-  int64_t code_bit = 0;
-  int32_t zero_bit = 0, mean = 0;
-  for (int64_t g = 0; g < shape.groups(); ++g) {
-    const int32_t width = shape.widths[static_cast<size_t>(g)];
-    places.push_back({code_bit, width == 1 ? mean++ : zero_bit, width});
-    if (width > 1) zero_bit += width;
-    code_bit += width * (shape.end_of(g) - shape.begin_of(g));
+  for (int64_t g = 0; g < fields.shape.groups(); ++g) {
+    const GroupMixedFields::Place& place = fields.places[static_cast<size_t>(g)];
+    const int width = fields.width(g);
+    places.push_back({place.code_bit, static_cast<int32_t>(width == 1 ? place.mean : place.zero_bit), width});
   }
   return places;
 }
@@ -33,8 +22,9 @@ class GroupMixedOnDevice final : public DeviceWeights {
  public:
   GroupMixedOnDevice(const QuantizedLinear& layer, Stream stream)
       : DeviceWeights(layer.out(), layer.in()), buffers_(layer, stream) {
-    const GroupMixedShape shape = shape_of(layer);
-    buffers_.add("places", places_of(shape), stream);
+    const GroupMixedFields fields(layer);
+    const GroupMixedShape& shape = fields.shape;
+    buffers_.add("places", places_of(fields), stream);
     weights_.places = buffers_.get<MixedGroup>("places");
     weights_.codes = buffers_.get<uint8_t>("codes");
     weights_.scales = buffers_.get<uint16_t>("scales");

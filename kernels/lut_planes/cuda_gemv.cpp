@@ -59,15 +59,6 @@ class Source : public LutPlanesFields {
   }
 };
 
-template <class T>
-Bytes uploaded(std::span<const T> host, Stream stream) {
-  const auto size = static_cast<int64_t>(host.size_bytes());
-  if (size == 0) return {};
-  Bytes device(size, stream);
-  to_device(host.data(), device.data(), size, stream);
-  return device;
-}
-
 // One layer in device memory.
 struct Part {
   static constexpr int kChunks = 0, kTables = 1, kRows = 2, kColumns = 3, kValues = 4, kCodes = 5, kCount = 6;
@@ -88,13 +79,7 @@ struct Part {
   Part clone(Stream stream) const {
     Part other;
     other.levels = levels;
-    for (int i = 0; i < kCount; ++i) {
-      if (bytes[i].size() == 0) continue;
-      other.bytes[i] = Bytes(bytes[i].size(), stream);
-      check_call(cudaMemcpyAsync(other.bytes[i].data(), bytes[i].data(), static_cast<size_t>(bytes[i].size()),
-                                 cudaMemcpyDeviceToDevice, stream),
-                 "cudaMemcpyAsync");
-    }
+    for (int i = 0; i < kCount; ++i) other.bytes[i] = copy_of(bytes[i], stream);
     return other;
   }
   void point(PlanesPart& part) const {

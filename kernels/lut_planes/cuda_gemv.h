@@ -45,8 +45,6 @@ struct PlanesLaunch {
 // For `tokens` at a time (1 or 4) that read `bits` planes at most, on a device of so many multiprocessors.
 // depth = 0 if the input does not fit beside the weights in flight.
 PlanesLaunch planes_launch(const PlanesStream& weights, int bits, int tokens, int multiprocessors);
-// shared_bytes for what is set else.
-int64_t planes_shared_bytes(const PlanesStream& weights, int bits, int tokens, const PlanesLaunch& launch);
 
 // y = x W^T, 1 to 8 tokens. More than fit beside each other are several launches.
 void lut_planes_gemv(const PlanesStream& weights, const PlanesLevels& levels, const GemvInput& input,

@@ -1,5 +1,6 @@
 // A token's inputs as 16-bit integers, cut into bit planes as the tensor cores take them for the other factor
-// of binary products. A warp makes its own slice of chunks, with a scale of its own, and waits for nobody.
+// of binary products. Every warp makes a slice of chunks; the greatest input of all makes the scale, which
+// all chunks have in common.
 //
 // A chunk of 256 inputs is 512 bytes: lane 4 n + t of a warp finds words t and 4 + t of column n of either
 // half h beside each other. Column n = 2 (j / 4) + j % 2 of half j / 2 % 2 is bit j of the integers: so a
@@ -99,18 +100,18 @@ __device__ void load_chunks(const GemvInput& input, int in, int token, int first
   }
 }
 
-// What is left for later factors: y's scale for the slice, and the sum of squares of x.
+// What is left for later factors: y's scale, and the slice's sum of squares of x.
 struct SliceScale {
   float scale, squares;
 };
 
-// Chunks first .. first + count - 1 of a token, at least one. planes, numbers (or null): of the token's chunk
-// 0. For a whole warp.
-template <class T>
+// Chunks first .. first + count - 1 of a token, maybe none. planes, numbers (or null): of the token's chunk
+// 0. For a whole warp; greatest_of_all(bits of the slice's greatest magnitude) says that of the whole token.
+template <class T, class GreatestOfAll>
 __device__ SliceScale make_slice(const GemvInput& input, int in, int token, int first, int count, int lane,
-                                 uint8_t* planes, int16_t* numbers) {
+                                 uint8_t* planes, int16_t* numbers, const GreatestOfAll& greatest_of_all) {
   float v[kHeldChunks][8], squares = 0;
-  uint32_t most = 0;  // bits of the greatest magnitude, so that what is not finite stays so
+  uint32_t most = 0;  // bits, so that what is not finite stays so
   for (int done = 0; done < count; done += kHeldChunks) {
     load_chunks<T>(input, in, token, first + done, min(kHeldChunks, count - done), lane, v, squares);
 #pragma unroll
@@ -118,7 +119,7 @@ __device__ SliceScale make_slice(const GemvInput& input, int in, int token, int 
 #pragma unroll
       for (int i = 0; i < 8; ++i) most = max(most, __float_as_uint(v[j][i]) & 0x7fffffffu);
   }
-  most = __reduce_max_sync(0xffffffffu, most);
+  most = greatest_of_all(__reduce_max_sync(0xffffffffu, most));
   if (input.form == GemvInput::Form::rms_norm)
     for (int other = 16; other > 0; other /= 2) squares += __shfl_xor_sync(0xffffffffu, squares, other);
   const float greatest = __uint_as_float(most);

@@ -20,12 +20,14 @@ __device__ inline void count_common(int (&c)[4], const uint32_t (&a)[4], uint32_
 #endif
 }
 
-// A pass takes up to eight codes, those that have their first bits in common.
+// A pass takes up to sixteen codes, those that have their first bits in common.
 template <int kBits>
 struct CodeSums {
-  static constexpr int kCodes = kBits < 3 ? 1 << kBits : 8;
-  static constexpr int kPasses = kBits <= 3 ? 1 : 1 << (kBits - 3);
-  static constexpr int kLast = kBits < 3 ? kBits : 3;  // bits that tell a pass's codes apart
+  static constexpr int kLast = kBits < 4 ? kBits : 4;  // bits that tell a pass's codes apart
+  static constexpr int kCodes = 1 << kLast;
+  static constexpr int kPasses = 1 << (kBits - kLast);
+  // Of them, those that the others are combined with.
+  static constexpr int kOuter = kLast > 2 ? kLast - 2 : 0, kInner = kLast - kOuter;
 
   // What a table says of a pass's codes, for outputs g and g + 8 of a lane.
   struct Entries {
@@ -43,11 +45,14 @@ struct CodeSums {
           pairs[half][0] = two.x;
           pairs[half][1] = two.y;
         } else {
-          const uint4 four = __ldg(reinterpret_cast<const uint4*>(from));
-          pairs[half][0] = four.x;
-          pairs[half][1] = four.y;
-          pairs[half][2] = four.z;
-          pairs[half][3] = four.w;
+#pragma unroll
+          for (int i = 0; i < kCodes / 8; ++i) {
+            const uint4 four = __ldg(reinterpret_cast<const uint4*>(from) + i);
+            pairs[half][4 * i] = four.x;
+            pairs[half][4 * i + 1] = four.y;
+            pairs[half][4 * i + 2] = four.z;
+            pairs[half][4 * i + 3] = four.w;
+          }
         }
       }
     }
@@ -91,28 +96,36 @@ struct CodeSums {
       last[j][2] = p.z;
       last[j][3] = p.w;
     }
+    // Of plane j, the weights with this bit.
+    const auto with = [&](int j, int i, int bit) { return bit ? last[j][i] : ~last[j][i]; };
 #pragma unroll
-    for (int first = 0; first < 2; ++first) {
+    for (int outer = 0; outer < 1 << kOuter; ++outer) {
       uint32_t some[4];
 #pragma unroll
-      for (int i = 0; i < 4; ++i) some[i] = begins[i] & (first ? last[0][i] : ~last[0][i]);
+      for (int i = 0; i < 4; ++i) {
+        some[i] = begins[i];
 #pragma unroll
-      for (int rest = 0; rest < kCodes / 2; ++rest) {
+        for (int j = 0; j < kOuter; ++j) some[i] &= with(j, i, outer >> (kOuter - 1 - j) & 1);
+      }
+#pragma unroll
+      for (int inner = 0; inner < 1 << kInner; ++inner) {
         uint32_t have[4];
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           have[i] = some[i];
-          if constexpr (kLast > 1) have[i] &= rest & 1 ? last[kLast - 1][i] : ~last[kLast - 1][i];
-          if constexpr (kLast > 2) have[i] &= rest & 2 ? last[1][i] : ~last[1][i];
+#pragma unroll
+          for (int j = 0; j < kInner; ++j) have[i] &= with(kOuter + j, i, inner >> (kInner - 1 - j) & 1);
         }
-        count_common(counts[first * (kCodes / 2) + rest][0], have, x.x, x.y);
-        count_common(counts[first * (kCodes / 2) + rest][1], have, x.z, x.w);
+        int(&sums)[2][4] = counts[outer << kInner | inner];
+        count_common(sums[0], have, x.x, x.y);
+        count_common(sums[1], have, x.z, x.w);
       }
     }
   }
 
   // y += table[c] * (this lane's four bits of the sums of c), in units of 16^(lane % 4). The highest bit of
-  // an input counts negative. A slice is short enough that sums of four bits stay below 2^22.
+  // an input counts negative. There are few enough
+  // chunks that sums of four bits stay below 2^22.
   __device__ void fold(const Entries& table, int lane, float (&y)[2]) const {
     const int highest = lane % 4 == 3 ? -8 : 8;
 #pragma unroll

@@ -11,7 +11,7 @@ constexpr int kPlaneBytes = PlanesOrder::kPlaneBytes, kOutputs = PlanesOrder::kO
 
 // Shared memory, in this order: offsets and size.
 struct PlanesPlan {
-  int ring, planes, sums, numbers, outlier_sums, chunk_scales, scales, squares, barriers, bytes;
+  int ring, planes, sums, numbers, outlier_sums, greatest, squares, barriers, bytes;
 };
 struct PlanesProblem {
   PlanesStream w;
@@ -37,14 +37,26 @@ __device__ inline int part_of(const PlanesProblem& p, int block) {
 // Bits of a part's level, four bits a part.
 __device__ inline int bits_in(uint32_t levels, int part) { return levels >> 4 * part & 15; }
 
-// A warp's slice and its place in the stream of pieces, of which it fetches ahead.
-struct Slice {
-  int begin, end;         // chunks
-  int first_block, rows;  // of 16 outputs, of the block of threads
+// A warp's run of chunks through the rows of its block, and the next place in it to fetch.
+struct Run {
+  int first_block;  // of 16 outputs, of the block of threads
   uint8_t* ring;
   uint32_t ring_at, barriers;
   int slot_bytes, chunk_bytes;
-  int row, chunk;  // the next to fetch
+  int row, chunk, left;  // left: chunks
+
+  // Chunks of the next piece: up to the row's end.
+  __device__ int count(const PlanesProblem& p) const { return min(min(p.piece, p.col_chunks - chunk), left); }
+  __device__ bool more() const { return left > 0; }
+  __device__ void advance(const PlanesProblem& p) {
+    const int some = count(p);
+    chunk += some;
+    left -= some;
+    if (chunk < p.col_chunks) return;
+    chunk = 0;
+    ++row;
+  }
+  __device__ int part(const PlanesProblem& p) const { return part_of(p, first_block + row); }
 
   // Planes from .. to - 1 of the next piece, into a slot. Not beyond the last.
   __device__ void copy_planes(const PlanesProblem& p, int slot, int from_plane, int to_plane,
@@ -61,21 +73,13 @@ struct Slice {
                   barriers + slot * 8);
     }
   }
-  __device__ int count(const PlanesProblem& p) const { return min(p.piece, end - chunk); }
-  __device__ bool more() const { return row < rows; }
-  __device__ void advance(const PlanesProblem& p) {
-    chunk += p.piece;
-    if (chunk < end) return;
-    chunk = begin;
-    ++row;
-  }
   __device__ void fetch(const PlanesProblem& p, int slot, uint32_t levels) {
     if (!more()) return;
-    const int index = part_of(p, first_block + row), bits = bits_in(levels, index), some = count(p);
+    const int index = part(p), bits = bits_in(levels, index), some = count(p);
     const PlanesPart& part = p.w.parts[index];
     expect_bytes(barriers + slot * 8, some * bits * kPlaneBytes);
     copy_planes(p, slot, 0, bits, part, some);
-    if (begin == 0 && chunk == 0) {
+    if (chunk == 0) {
       const int entries = kOutputs << bits;
       fetch_to_l2(
           part.tables + part.table_offset[bits] + int64_t{first_block + row - part.first_block} * entries,

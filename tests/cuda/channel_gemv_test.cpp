@@ -138,6 +138,22 @@ TEST(CudaChannelGemv, CodesOfEightBits) {
   compare(*codes_layer(40, 30, 0, 0, false), 1, {});
 }
 
+// Rows read everything: where channels are graded, another kernel must be found.
+TEST(CudaChannelGemv, GradedLayersGetAKernelThatGrades) {
+  if (!testing::has_gpu()) GTEST_SKIP() << "no GPU here";
+  const auto layer = dense_layer(32, 96, DType::bf16);
+  const std::vector<const QuantizedLinear*> layers{layer.get()};
+  cuda::GemvStore store;
+  const auto whole = store.kernel_of(layers, false, nullptr), graded = store.kernel_of(layers, true, nullptr);
+  if (whole == nullptr) GTEST_SKIP() << "no kernel for this GPU";
+  EXPECT_NE(whole, graded);
+  EXPECT_EQ(store.kernel_of(layers, true, nullptr), graded);
+  LevelCounts counts;
+  counts.channels[0] = 96;
+  EXPECT_EQ(graded->bytes_read({&counts, 1}), 0);
+  EXPECT_EQ(whole->bytes_read({&counts, 1}), 32 * 96 * 2);
+}
+
 TEST(CudaChannelGemv, OnlyWhatIsReadIsCounted) {
   if (!testing::has_gpu()) GTEST_SKIP() << "no GPU here";
   const auto layer = dense_layer(32, 96, DType::bf16);

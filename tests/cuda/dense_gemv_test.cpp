@@ -5,8 +5,10 @@
 
 #include <cmath>
 #include <cstring>
+#include <stdexcept>
 
 #include "core/error.h"
+#include "core/half.h"
 #include "gpu.h"
 #include "typed_matrix.h"
 
@@ -20,7 +22,10 @@ using testing::TypedMatrix;
 // Weights of several layers with one input, and everything that may enter a product.
 class Problem {
  public:
-  Problem(std::vector<int64_t> rows, int64_t in, int64_t tokens, Type type, GemvInput::Form form, bool add)
+  enum class Weights { bf16, f16 };
+
+  Problem(std::vector<int64_t> rows, int64_t in, int64_t tokens, Type type, GemvInput::Form form, bool add,
+          Weights kind = Weights::bf16)
       : in_(in),
         tokens_(tokens),
         form_(form),
@@ -30,6 +35,10 @@ class Problem {
         norm_(testing::random_vector(in, 2)),
         device_norm_(testing::device_array(norm_)) {
     for (const int64_t count : rows) {
+      if (kind == Weights::f16) {
+        add_halves(count);
+        continue;
+      }
       weights_.push_back(testing::random_of(Type::bf16, count, in, static_cast<uint64_t>(3 + out_)));
       device_weights_.emplace_back(Type::bf16, weights_.back().view());
       views_.push_back(device_weights_.back().view());
@@ -41,6 +50,11 @@ class Problem {
   }
 
   const std::vector<cuda::ConstView>& views() const { return views_; }
+
+  // Of one matrix in float16.
+  std::unique_ptr<cuda::Gemv> make_f16() const {
+    return cuda::make_dense_gemv_f16(device_halves_.data(), out_, in_, stride());
+  }
 
   MatrixBuffer<float> run(cuda::Gemv& gemv) const {
     const TypedMatrix y(device_x_.view().type, before_.view());
@@ -71,6 +85,22 @@ class Problem {
   }
 
  private:
+  int64_t stride() const { return (in_ + 8) / 8 * 8; }
+  // Behind a row lie NaNs, which must not show; some weights are subnormal.
+  void add_halves(int64_t count) {
+    weights_.push_back(testing::random_matrix(count, in_, 3));
+    std::vector<uint16_t> halves(static_cast<size_t>(count * stride()), 0x7fff);
+    for (int64_t r = 0; r < count; ++r)
+      for (int64_t i = 0; i < in_; ++i) {
+        float& weight = weights_.back().view()(r, i);
+        if (i % 7 == 3) weight *= 1e-6f;
+        const uint16_t half = to_half(weight);
+        halves[static_cast<size_t>(r * stride() + i)] = half;
+        weight = from_half(half);
+      }
+    device_halves_ = testing::device_array(halves);
+    out_ += count;
+  }
   // Some channels are much larger than the rest.
   Matrix<const float> scaled_channels() {
     for (int64_t token = 0; token < tokens_; ++token)
@@ -104,6 +134,7 @@ class Problem {
   std::vector<MatrixBuffer<float>> weights_;
   std::vector<TypedMatrix> device_weights_;
   std::vector<cuda::ConstView> views_;
+  cuda::Array<uint16_t> device_halves_;
 };
 
 struct Case {
@@ -140,6 +171,38 @@ TEST(CudaDenseGemv, EveryInputAndShapeAgainstFloat64) {
     const MatrixBuffer<float> same = problem.run(*copy);
     EXPECT_EQ(std::memcmp(y.data(), same.data(), static_cast<size_t>(y.size()) * sizeof(float)), 0);
   }
+}
+
+TEST(CudaDenseGemv, RowsOfFloat16AgainstFloat64) {
+  if (!testing::has_gpu()) GTEST_SKIP() << "no GPU here";
+  using Form = GemvInput::Form;
+  for (const Case& c :
+       {Case{{64}, 512, 1, Type::f32, Form::plain, false},
+        Case{{1000}, 300, 1, Type::bf16, Form::plain, true},
+        Case{{33}, 1003, 2, Type::f32, Form::plain, true}, Case{{4500}, 72, 3, Type::f32, Form::plain, false},
+        Case{{40}, 260, 5, Type::bf16, Form::rms_norm, true},
+        Case{{17}, 3104, 8, Type::f32, Form::rms_norm, true},
+        Case{{20}, 14336, 7, Type::bf16, Form::swiglu, false},
+        Case{{1}, 1, 6, Type::f32, Form::plain, false}}) {
+    SCOPED_TRACE(fmt::format("{} rows, {} inputs, {} tokens", c.rows.front(), c.in, c.tokens));
+    const Problem problem(c.rows, c.in, c.tokens, c.type, c.form, c.add, Problem::Weights::f16);
+    const auto gemv = problem.make_f16();
+    if (gemv == nullptr) GTEST_SKIP() << "no kernel for this GPU";
+    const MatrixBuffer<float> y = problem.run(*gemv);
+    EXPECT_LE(problem.error(y), c.type == Type::f32 ? 5e-5 : 4e-3);  // bf16: y is rounded
+    const MatrixBuffer<float> same = problem.run(*gemv->clone(nullptr));
+    EXPECT_EQ(std::memcmp(y.data(), same.data(), static_cast<size_t>(y.size()) * sizeof(float)), 0);
+  }
+}
+
+TEST(CudaDenseGemv, RefusesToGradeChannels) {
+  if (!testing::has_gpu()) GTEST_SKIP() << "no GPU here";
+  const Problem problem({16}, 64, 1, Type::f32, GemvInput::Form::plain, false);
+  const auto gemv = cuda::make_dense_gemv(problem.views());
+  if (gemv == nullptr) GTEST_SKIP() << "no kernel for this GPU";
+  const cuda::GradingRule rule;
+  const cuda::GemvReading reading{kFullLevel, &rule};
+  EXPECT_THROW(gemv->run({}, {&reading, 1}, {}, nullptr), std::logic_error);
 }
 
 TEST(CudaDenseGemv, OtherTypesAndUnequalInputsAreNotTaken) {

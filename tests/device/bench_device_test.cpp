@@ -21,6 +21,7 @@ TEST(DeviceKernelBench, EveryKernelKeepsToItsStatedErrorOnEveryLayer) {
     for (const BenchedKernelName& name : bench->kernels(layers.layout))
       for (const double bits : layers.bits)
         for (const int64_t tokens : {1, 3}) {
+          if (layers.reading == BenchReading::graded && !name.grades) continue;
           SCOPED_TRACE(fmt::format("{} {} at {} bits, {} tokens", layers.name(), name.name, bits, tokens));
           const auto layer = layers.make(1040, 1536, bits, 1);
           const auto kernel = bench->make(layers.layout, name.name, *layer);
