@@ -5,10 +5,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <thread>
 
 #include "core/error.h"
 #include "core/half.h"
 #include "cuda/gpu.h"
+#include "nested_grids.h"
 #include "numbers.h"
 #include "quant/clip_search.h"
 #include "quant/column_feedback.h"
@@ -296,6 +298,18 @@ TEST_F(AcceleratorOnGpu, RefusesScalesOfClippedGroupsLikeTheCpu) {
   EXPECT_EQ(found, expected);
 }
 
+void expect_same_sums(std::span<const PrefixSums> found, std::span<const PrefixSums> expected) {
+  ASSERT_EQ(found.size(), expected.size());
+  for (size_t k = 0; k < found.size(); ++k) {
+    EXPECT_LE(testing::relative_error(std::span<const double>(found[k].weight),
+                                      std::span<const double>(expected[k].weight)),
+              1e-12);
+    EXPECT_LE(testing::relative_error(std::span<const double>(found[k].position),
+                                      std::span<const double>(expected[k].position)),
+              1e-12);
+  }
+}
+
 struct NestedCase {
   int64_t out, in, group, block;
   bool along_inputs;
@@ -309,17 +323,7 @@ TEST_P(NestedOnGpu, GivesTheCodesOfTheCpu) {
   const auto gpu = cuda::make_accelerator(0);
   const MatrixBuffer<float> weight = testing::random_matrix(out, in, 31, 0.05), h = moments_of(in, 32);
   const InverseFactor factor = inverse_cholesky(h, 0.01);
-  NestedRounding rounding;
-  if (along_inputs) {
-    rounding.row_stride = (in + group - 1) / group, rounding.grid_columns = group, rounding.column_stride = 1;
-  } else {
-    rounding.grid_rows = group, rounding.row_stride = 1, rounding.column_stride = (out + group - 1) / group;
-  }
-  std::vector<uint16_t> scales, minima;
-  for (int64_t i = 0; i <= rounding.grid_of(out - 1, in - 1); ++i) {
-    scales.push_back(to_half(0.0015f + 0.00001f * static_cast<float>(i % 37)));
-    minima.push_back(to_half(-0.2f + 0.001f * static_cast<float>(i % 23)));
-  }
+  const testing::OwnedGrids grids(out, in, group, along_inputs, 0.4f);
   // Levels 0, 2, 4 and 8 by the middles of their cells, served by turns.
   auto positions = MatrixBuffer<float>::zeroed(4, 256), shares = MatrixBuffer<float>::zeroed(4, in);
   for (int64_t k = 1; k < 4; ++k)
@@ -332,34 +336,29 @@ TEST_P(NestedOnGpu, GivesTheCodesOfTheCpu) {
     shares.row(2)[i] = 0.7f * (1 - shares.row(1)[i]);
     shares.row(3)[i] = 1 - shares.row(1)[i] - shares.row(2)[i];
   }
-  rounding.scales = scales;
-  rounding.minima = minima;
-  rounding.positions = positions;
-  rounding.shares = shares;
+  const std::vector<Level> levels{0, 2, 4, 8};
   struct Result {
     MatrixBuffer<uint8_t> codes;
     MatrixBuffer<float> compensated, off;
+    std::vector<PrefixSums> sums;
   };
   const auto round = [&](bool on_gpu) {
-    Result result{MatrixBuffer<uint8_t>(out, in), MatrixBuffer<float>(out, in), MatrixBuffer<float>(out, in)};
+    Result result{MatrixBuffer<uint8_t>(out, in), MatrixBuffer<float>(out, in), MatrixBuffer<float>(out, in),
+                  table_sums(4, levels, shares)};
     std::fill_n(result.codes.data(), result.codes.size(), uint8_t{77});
     std::fill_n(result.compensated.data(), result.compensated.size(), NAN);
-    NestedRounding each = rounding;
-    each.codes = result.codes;
-    each.compensated = result.compensated;
-    const ColumnRounding as_any = each;
+    const ColumnRounding as_any =
+        NestedRounding{grids.grids, positions, shares, result.codes, result.compensated, result.sums};
     if (on_gpu)
       gpu->round_with_feedback({weight, factor, {block}, as_any});
     else
       round_with_feedback(weight, factor, {block}, as_any);
     for (int64_t r = 0; r < out; ++r)
       for (int64_t i = 0; i < in; ++i) {
-        const auto grid = static_cast<size_t>(rounding.grid_of(r, i));
         float position = 0;
         for (int64_t k = 0; k < 4; ++k)
           position += shares.row(k)[i] * positions.row(k)[result.codes.row(r)[i]];
-        result.off.row(r)[i] =
-            weight.row(r)[i] - from_half(minima[grid]) - from_half(scales[grid]) * position;
+        result.off.row(r)[i] = weight.row(r)[i] - grids.minimum(r, i) - grids.scale(r, i) * position;
       }
     return result;
   };
@@ -369,6 +368,55 @@ TEST_P(NestedOnGpu, GivesTheCodesOfTheCpu) {
   EXPECT_LE(testing::relative_error(found.compensated, expected.compensated), 1e-3);
   const double error = output_error(expected.off, h);
   EXPECT_NEAR(output_error(found.off, h), error, 1e-3 * error);
+
+  std::vector<PrefixSums> of_found = table_sums(4, levels, shares);
+  sum_prefixes(found.compensated, grids.grids, of_found);
+  expect_same_sums(found.sums, of_found);
+}
+
+TEST_P(NestedOnGpu, SumsAndErrsAsTheCpu) {
+  if (!testing::has_gpu()) GTEST_SKIP() << "no GPU here";
+  const auto [out, in, group, block, along_inputs] = GetParam();
+  const auto gpu = cuda::make_accelerator(0);
+  const MatrixBuffer<float> weight = testing::random_matrix(out, in, 31, 0.05),
+                            energies = testing::random_matrix(9, in, 33);
+  const testing::OwnedGrids grids(out, in, group, along_inputs, 0.4f);
+  const std::vector<Level> levels{0, 1, 2, 3, 4, 5, 6, 7, 8};
+  for (const Matrix<const float> counts : {Matrix<const float>{}, Matrix<const float>(energies)}) {
+    std::vector<PrefixSums> found = table_sums(6, levels, counts), again = found, expected = found;
+    gpu->sum_prefixes({weight, grids.grids, found});
+    gpu->sum_prefixes({weight, grids.grids, again});
+    sum_prefixes(weight, grids.grids, expected);
+    expect_same_sums(found, expected);
+    for (size_t k = 0; k < found.size(); ++k) EXPECT_EQ(found[k].position, again[k].position);
+    const MatrixBuffer<float> positions = nested_positions(levels, fitted_table(6, expected));
+    MatrixBuffer<double> errors(9, in);
+    gpu->nested_errors({weight, grids.grids, levels, positions, errors.view()});
+    EXPECT_LE(testing::relative_error(errors, nested_errors(weight, grids.grids, levels, positions)), 1e-12);
+  }
+}
+
+TEST_F(AcceleratorOnGpu, CopiesAHeldMatrixOnceAndServesThreads) {
+  const MatrixBuffer<float> weight = testing::random_matrix(700, 900, 41);
+  const testing::OwnedGrids grids(700, 900, 128, false, 5);
+  const std::vector<Level> levels{0, 2, 4};
+  const std::vector<PrefixSums> none = table_sums(4, levels, {});
+  std::vector<PrefixSums> expected = none;
+  sum_prefixes(weight, grids.grids, expected);
+  const std::shared_ptr<void> held = gpu->hold(weight);
+  EXPECT_NE(held, nullptr);
+  std::vector<std::vector<PrefixSums>> found(4, none);
+  std::vector<std::thread> threads;
+  for (std::vector<PrefixSums>& each : found)
+    threads.emplace_back([&] { gpu->sum_prefixes({weight, grids.grids, each}); });
+  for (std::thread& thread : threads) thread.join();
+  for (const std::vector<PrefixSums>& each : found) expect_same_sums(each, expected);
+  // A part of it is not the matrix that is held.
+  std::vector<PrefixSums> part = none, of_part = none;
+  const Matrix<const float> rows = weight.view().rows_between(0, 300);
+  gpu->sum_prefixes({rows, grids.grids, part});
+  sum_prefixes(rows, grids.grids, of_part);
+  expect_same_sums(part, of_part);
 }
 
 INSTANTIATE_TEST_SUITE_P(
