@@ -1,9 +1,12 @@
 // Grids of nested codes for tests: float16 values that differ from group to group.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <vector>
 
 #include "core/half.h"
+#include "numbers.h"
 #include "quant/nested_fit.h"
 
 namespace grinqh::testing {
@@ -34,5 +37,17 @@ struct OwnedGrids {
  private:
   size_t index(int64_t row, int64_t i) const { return static_cast<size_t>(grids.grid_of(row, i)); }
 };
+
+inline void expect_same_sums(std::span<const PrefixSums> found, std::span<const PrefixSums> expected) {
+  ASSERT_EQ(found.size(), expected.size());
+  for (size_t k = 0; k < found.size(); ++k) {
+    EXPECT_LE(
+        relative_error(std::span<const double>(found[k].weight), std::span<const double>(expected[k].weight)),
+        1e-12);
+    EXPECT_LE(relative_error(std::span<const double>(found[k].position),
+                             std::span<const double>(expected[k].position)),
+              1e-12);
+  }
+}
 
 }  // namespace grinqh::testing
