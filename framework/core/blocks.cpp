@@ -47,6 +47,10 @@ class Kept {
     bytes_ += size;
     return true;
   }
+  size_t bytes() {
+    const std::lock_guard lock(mutex_);
+    return bytes_;
+  }
 
  private:
   std::mutex mutex_;
@@ -80,5 +84,7 @@ void give_block(void* block, size_t bytes) noexcept {
   if (kKeeps && bytes >= kLarge && kept().give(block, size_class(bytes))) return;
   std::free(block);
 }
+
+size_t kept_bytes() { return kept().bytes(); }
 
 }  // namespace grinqh

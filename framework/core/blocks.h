@@ -10,5 +10,7 @@ namespace grinqh {
 void* take_block(size_t bytes);
 // `bytes` as it was asked for.
 void give_block(void* block, size_t bytes) noexcept;
+// Of blocks that were given back and are kept: at most a sixteenth of the machine's memory.
+size_t kept_bytes();
 
 }  // namespace grinqh

@@ -35,6 +35,7 @@ class DenseGemv final : public Gemv {
       check_call(
           cudaMemcpyAsync(to, part.data, static_cast<size_t>(owned) * 2, cudaMemcpyDeviceToDevice, stream),
           "cudaMemcpyAsync");
+      fill_zero(to + owned, (elements - owned) * 2, stream);
       other->rows_.parts[p].data = to;
       to += elements;
     }

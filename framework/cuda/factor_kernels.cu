@@ -8,8 +8,9 @@ constexpr int kThreads = 256;
 
 __global__ void reverse_damped_kernel(const float* h, int64_t n, double added, double* to) {
   for (int64_t i = blockIdx.x; i < n; i += gridDim.x)
-    for (int64_t j = threadIdx.x; j <= i; j += blockDim.x)
-      to[i * n + j] = static_cast<double>(h[(n - 1 - i) * n + n - 1 - j]) + (i == j ? added : 0.0);
+    for (int64_t j = threadIdx.x; j < n; j += blockDim.x)
+      to[i * n + j] =
+          j > i ? 0.0 : static_cast<double>(h[(n - 1 - i) * n + n - 1 - j]) + (i == j ? added : 0.0);
 }
 
 __global__ void reverse_factor_kernel(const double* lower, int64_t n, float* upper) {

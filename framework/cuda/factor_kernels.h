@@ -8,7 +8,7 @@
 namespace grinqh::cuda {
 
 // to = J (h + added I) J in float64, of which the upper triangle of h [n, n] is read and the lower one of
-// `to` [n, n] is written.
+// `to` [n, n] is written; zeros above it, since cuSOLVER's potrf loads whole tiles.
 void reverse_damped(const float* h, int64_t n, double added, double* to, Stream stream);
 
 // upper = J lower J in float32, zeros below the diagonal. Both [n, n].

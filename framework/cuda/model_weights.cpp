@@ -27,6 +27,7 @@ void copy_rows_up(const Context& context, const void* host, const View& to) {
     return;
   }
   const auto width = static_cast<size_t>(to.cols * size_of(to.type));
+  fill_zero(to.data, to.rows * to.stride * size_of(to.type), context.stream());
   check_call(cudaMemcpy2DAsync(to.data, static_cast<size_t>(to.stride * size_of(to.type)), host, width, width,
                                static_cast<size_t>(to.rows), cudaMemcpyHostToDevice, context.stream()),
              "cudaMemcpy2DAsync");

@@ -36,7 +36,7 @@ Solver::~Solver() {
 
 template <class Call>
 int Solver::with_workspace(size_t device_bytes, size_t host_bytes, const Call& call) {
-  // potrf reads bytes of its workspace that nothing wrote: with zeros, what initcheck reports is ours.
+  // syevd reads bytes of its workspace that nothing wrote: with zeros, what initcheck reports is ours.
   const Bytes device(static_cast<int64_t>(device_bytes), stream_);
   fill_zero(device.data(), device.size(), stream_);
   std::vector<char> host(host_bytes);

@@ -99,14 +99,14 @@ struct Case {
   const char* method;  // as a user writes it on a command line
   // Share of equal codes where blocks see the float model's inputs, and where they see those of quantized
   // blocks. There, one code that rounds the other way changes every statistic after it; with feedback, that
-  // changes further codes: on llama-tiny 3.5% of gptq's and 2.9% of grinqh's, where float inputs change
-  // 0.003% and 0.025%.
-  double floating, quantized;
+  // changes further codes, the more so the deeper the model: on llama-tiny 3.5% of gptq's and 2.9% of
+  // grinqh's, on llama-28m 9.3% and 9.5%, where float inputs change 0.005% and 0.09% at most.
+  double floating, quantized, quantized_larger;
 };
 
 class EqualCodes : public ::testing::TestWithParam<Case> {
  protected:
-  static void expect(const EmbeddedModel& embedded) {
+  static void expect(const EmbeddedModel& embedded, double least_quantized) {
     Progress::set_enabled(false);
     const MethodSpec method = read_single_method(GetParam().method);
     const MatrixBuffer<int32_t> windows = spread_windows(embedded.tokens, 16, 512);
@@ -120,30 +120,31 @@ class EqualCodes : public ::testing::TestWithParam<Case> {
                       floating ? "float" : "quantized", GetParam().method, found.different, found.codes,
                       100 * found.equal());
       fmt::print("{}\n", what);
-      EXPECT_GE(found.equal(), floating ? GetParam().floating : GetParam().quantized) << what;
+      EXPECT_GE(found.equal(), floating ? GetParam().floating : least_quantized) << what;
     }
   }
 };
 
 TEST_P(EqualCodes, OfAnEmbeddedModel) {
   GRINQH_NEED_GPU();
-  expect(embedded_model("llama-tiny"));
+  expect(embedded_model("llama-tiny"), GetParam().quantized);
 }
 
 TEST_P(EqualCodes, OfALargerModel) {
   GRINQH_NEED_GPU();
   GRINQH_NEED_SHARED("models/llama-28m");
   static const EmbeddedModel model(testing::shared_dir() / "models/llama-28m");
-  expect(model);
+  expect(model, GetParam().quantized_larger);
 }
 
-INSTANTIATE_TEST_SUITE_P(Methods, EqualCodes,
-                         ::testing::Values(Case{"quantizer = \"rtn\", bits = 4", 0.999, 0.999},
-                                           Case{"quantizer = \"gptq\", bits = 4, group = 128", 0.999, 0.95},
-                                           Case{"quantizer = \"awq\", bits = 4", 0.999, 0.999},
-                                           Case{"quantizer = \"grinqh\", basis = \"identity\"", 0.999, 0.95},
-                                           Case{"quantizer = \"any_precision\"", 0.999, 0.999}),
-                         [](const auto& each) { return "case_" + std::to_string(each.index); });
+INSTANTIATE_TEST_SUITE_P(
+    Methods, EqualCodes,
+    ::testing::Values(Case{"quantizer = \"rtn\", bits = 4", 0.999, 0.999, 0.999},
+                      Case{"quantizer = \"gptq\", bits = 4, group = 128", 0.999, 0.95, 0.85},
+                      Case{"quantizer = \"awq\", bits = 4", 0.999, 0.999, 0.999},
+                      Case{"quantizer = \"grinqh\", basis = \"identity\"", 0.999, 0.95, 0.85},
+                      Case{"quantizer = \"any_precision\"", 0.999, 0.999, 0.999}),
+    [](const auto& each) { return "case_" + std::to_string(each.index); });
 
 }  // namespace
 }  // namespace grinqh

@@ -37,6 +37,21 @@ TEST(Blocks, AreApartAndAligned) {
   give_block(nullptr, 0);
 }
 
+// Blocks that nobody touches cost address space alone.
+TEST(Blocks, AreKeptUpToASixteenthOfTheMemory) {
+  constexpr size_t kSize = size_t{256} << 20;
+  const auto most = static_cast<size_t>(host_memory().total) / 16;
+  const size_t before = kept_bytes();
+  std::vector<void*> taken;
+  for (size_t sum = 0; sum <= most + 2 * kSize; sum += kSize) taken.push_back(take_block(kSize));
+  EXPECT_LE(kept_bytes(), before);
+  for (void* block : taken) give_block(block, kSize);
+  EXPECT_LE(kept_bytes(), most);
+#ifndef __SANITIZE_ADDRESS__
+  EXPECT_GT(kept_bytes() + kSize, most);
+#endif
+}
+
 TEST(PlainVectors, AreVectors) {
   PlainVector<float> values(3, 2.0f);
   values.resize(5, 7.0f);
