@@ -7,6 +7,7 @@
 
 #include "core/text.h"
 #include "quant/log_histogram.h"
+#include "quant/optional_weights.h"
 #include "quant/precision_policy.h"
 
 namespace grinqh {
@@ -36,7 +37,7 @@ float quantile(const MagnitudeDistribution& magnitudes, double share) {
   return static_cast<float>(high);
 }
 
-class Teal final : public PrecisionPolicy {
+class Teal final : public PrecisionPolicy, public OptionalWeights {
  public:
   struct Options {
     double sparsity = 0.5;
@@ -56,6 +57,7 @@ class Teal final : public PrecisionPolicy {
 
   CollectorNames needs() const override { return {kHistogram}; }
 
+  bool looks_at_weights(const std::string&, const LayerStats&) const override { return false; }
   void prepare(const LinearTask& task, const QuantizedLinear& quantized) override {
     if (std::ranges::find(quantized.levels(), Level{0}) == quantized.levels().end()) {
       std::vector<std::string> stored;

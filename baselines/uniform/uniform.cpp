@@ -1,11 +1,12 @@
 // One level for all channels, tokens and layers: how fixed-precision methods run, and what isolates the gain
 // of grading on nested layouts.
+#include "quant/optional_weights.h"
 #include "quant/precision_policy.h"
 
 namespace grinqh {
 namespace {
 
-class Uniform final : public PrecisionPolicy {
+class Uniform final : public PrecisionPolicy, public OptionalWeights {
  public:
   struct Options {
     int level = 0;
@@ -18,6 +19,7 @@ class Uniform final : public PrecisionPolicy {
   explicit Uniform(Options options)
       : level_(options.level == 0 ? kFullLevel : static_cast<Level>(options.level)) {}
 
+  bool looks_at_weights(const std::string&, const LayerStats&) const override { return false; }
   void prepare(const LinearTask&, const QuantizedLinear& quantized) override { quantized.resolve(level_); }
 
   bool looks_at_inputs() const override { return false; }

@@ -2,11 +2,15 @@
 
 #include <algorithm>
 #include <map>
+#include <mutex>
 #include <optional>
+#include <utility>
 
 #include "calib/gradients.h"
+#include "calib/layer_queue.h"
 #include "calib/memory_plan.h"
 #include "calib/residual_stream.h"
+#include "core/accelerator.h"
 #include "core/progress.h"
 #include "core/text.h"
 #include "core/timed_scope.h"
@@ -66,19 +70,48 @@ MatrixBuffer<float> float_weight(const LinearWeights& layer) {
   return to_float(layer.weight);
 }
 
-// Calls visit(task) for every covered layer of the sites.
+// Calls visit(layer, its statistics) for every covered layer of the sites.
 template <class Visit>
 void visit_layers(const Sites& sites, const CalibrationPlan& plan, const CalibrationStats& stats,
                   const Visit& visit) {
-  static const LayerStats kNothing;
+  static const auto kNothing = std::make_shared<const LayerStats>();
   for (const auto& layers : sites)
     for (const LinearWeights* layer : layers) {
       if (!covered(plan, layer->id)) continue;
       const auto found = stats.find(layer->id);
-      const MatrixBuffer<float> weight = float_weight(*layer);
-      visit(LinearTask{layer->id, weight.view(), found == stats.end() ? kNothing : *found->second});
+      visit(*layer, found == stats.end() ? kNothing : found->second);
     }
 }
+
+// Quantizes layers beside each other, and beside what the caller does meanwhile.
+class QuantizingLayers {
+ public:
+  QuantizingLayers(const Quantizer& quantizer, Calibrated& result) : quantizer_(quantizer), result_(result) {}
+
+  void add(const LinearWeights& layer, std::shared_ptr<const LayerStats> stats) {
+    result_.derived.emplace(layer.id, std::make_shared<Derived>());
+    queue_.add([this, &layer, stats = std::move(stats)] { quantize(layer, *stats); });
+  }
+  void wait() { queue_.wait(); }
+
+ private:
+  void quantize(const LinearWeights& layer, const LayerStats& stats) {
+    const MatrixBuffer<float> weight = float_weight(layer);
+    const auto installed = accelerator();
+    const std::shared_ptr<void> held = installed ? installed->hold(weight) : nullptr;
+    std::map<std::string, double> notes;
+    const TimedScope timed("quantizing");
+    auto quantized = quantizer_.quantize({layer.id, weight.view(), stats, &notes});
+    const std::lock_guard lock(mutex_);
+    result_.model.layers.emplace(layer.id, std::move(quantized));
+    if (!notes.empty()) result_.notes.emplace(layer.id, std::move(notes));
+  }
+
+  const Quantizer& quantizer_;
+  std::mutex mutex_;  // of what comes to be
+  Calibrated& result_;
+  LayerQueue queue_;  // ends first
+};
 
 // Inputs of a block's layers for one batch, as the float model has them.
 using FloatInputs = std::map<const LinearWeights*, Tensor>;
@@ -201,7 +234,10 @@ void survey(const Transformer& transformer, Quantizer& quantizer, const Calibrat
     CalibrationStats stats = walk ? walk->float_statistics(block, names, true) : CalibrationStats{};
     const Sites sites = inputs_of(transformer.model().blocks[static_cast<size_t>(block)]);
     add_gradients(sites, gradients, stats);
-    visit_layers(sites, plan, stats, [&](const LinearTask& task) { quantizer.survey(task); });
+    visit_layers(sites, plan, stats, [&](const LinearWeights& layer, const auto& of_layer) {
+      const MatrixBuffer<float> weight = float_weight(layer);
+      quantizer.survey({layer.id, weight.view(), *of_layer});
+    });
   }
   quantizer.allot();
 }
@@ -235,16 +271,11 @@ Calibrated calibrate_and_quantize(const Transformer& transformer, Quantizer& qua
   if (quantizer.surveys()) survey(transformer, quantizer, plan, gradients);
   Calibrated result;
   const std::vector<BlockWeights>& blocks = transformer.model().blocks;
+  QuantizingLayers layers(quantizer, result);
   const auto quantize = [&](const Sites& sites, CalibrationStats stats) {
     add_gradients(sites, gradients, stats);
-    visit_layers(sites, plan, stats, [&](LinearTask task) {
-      std::map<std::string, double> notes;
-      task.notes = &notes;
-      const TimedScope timed("quantizing");
-      result.derived.emplace(task.id, std::make_shared<Derived>());
-      result.model.layers.emplace(task.id, quantizer.quantize(task));
-      if (!notes.empty()) result.notes.emplace(task.id, std::move(notes));
-    });
+    visit_layers(sites, plan, stats,
+                 [&](const LinearWeights& layer, const auto& of_layer) { layers.add(layer, of_layer); });
     keep(stats, plan.kept, result.stats);
   };
   CollectorNames names = quantizer.needs();
@@ -252,6 +283,7 @@ Calibrated calibrate_and_quantize(const Transformer& transformer, Quantizer& qua
   std::erase_if(names, is_gradient_statistic);
   if (names.empty()) {
     for (const BlockWeights& block : blocks) quantize(inputs_of(block), {});
+    layers.wait();
     return result;
   }
 
@@ -265,6 +297,7 @@ Calibrated calibrate_and_quantize(const Transformer& transformer, Quantizer& qua
       for (const auto& site : sites) {
         const auto so_far = transformer.quantized_linears(result.model, nullptr);
         quantize({site}, walk.collect(block, *so_far, {site}, names, false));
+        layers.wait();
       }
     } else if (!propagate || i == 0) {
       quantize(sites, walk.float_statistics(block, names, !propagate));
@@ -273,10 +306,12 @@ Calibrated calibrate_and_quantize(const Transformer& transformer, Quantizer& qua
       quantize(sites, walk.collect(block, *linears, sites, names, false));
     }
     if (propagate) {
+      layers.wait();
       const auto quantized = transformer.quantized_linears(result.model, nullptr);
       walk.run(block, *quantized);
     }
   }
+  layers.wait();
   return result;
 }
 

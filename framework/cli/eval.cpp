@@ -47,12 +47,14 @@ int evaluate(const std::vector<std::string>& words) {
                     {"windows", result.windows},
                     {"tokens", result.tokens},
                     {"perplexity", result.perplexity},
-                    {"evaluate_seconds", result.seconds}};
+                    {"evaluate_seconds", result.seconds},
+                    {"load_seconds", result.load_seconds}};
     fmt::print("{}\n", json.dump(1));
   } else {
-    fmt::print("{}: perplexity {:.4f} on {} ({} windows of {}, protocol {}, {} tokens scored, {:.1f} s)\n",
+    fmt::print("{}: perplexity {:.4f} on {} ({} windows of {}, protocol {}, {} tokens scored, {:.2f} s)\n",
                model.name(), result.perplexity, text, result.windows, context, protocol, result.tokens,
                result.seconds);
+    fmt::print("loading before that: {:.2f} s\n", result.load_seconds);
   }
   return 0;
 }

@@ -1,7 +1,7 @@
 // What methods may have computed elsewhere than on the CPU: the linear algebra that is heavy at the size of
 // large layers. Methods call the free functions inverse_cholesky(), symmetric_eigen(), product_*() and
-// round_with_feedback(), cluster_rows(), level_errors() and search_clips(), which ask here; there is one text
-// of every method.
+// round_with_feedback(), cluster_rows(), level_errors(), sum_prefixes(), nested_errors() and search_clips(),
+// which ask here; there is one text of every method.
 #pragma once
 
 #include <memory>
@@ -17,6 +17,8 @@ struct ClipTask;      // quant/clip_search.h
 struct FeedbackTask;  // quant/column_feedback.h
 struct ClusterTask;   // quant/nested_clusters.h
 struct LevelTask;     // quant/grading_rule.h
+struct PrefixTask;    // quant/nested_fit.h
+struct NestedErrorTask;
 
 // Takes and gives matrices of the host. Functions mean what the free ones of the same names say, to the
 // rounding of their arithmetic, give the same result in every run, and may be called from several threads.
@@ -34,6 +36,12 @@ class Accelerator {
   virtual void round_with_feedback(const FeedbackTask& task) = 0;
   virtual void cluster_rows(const ClusterTask& task) = 0;
   virtual void level_errors(const LevelTask& task) = 0;
+  virtual void sum_prefixes(const PrefixTask& task) = 0;
+  virtual void nested_errors(const NestedErrorTask& task) = 0;
+
+  // A matrix that stays as it is for as long as what is returned lives: calls that take it may share one
+  // copy. Null where nothing is to be gained.
+  virtual std::shared_ptr<void> hold(Matrix<const float>) { return nullptr; }
 };
 
 // The one that is installed in this process, or null.

@@ -24,11 +24,12 @@ __global__ void __launch_bounds__(kThreads) partial_errors(const ColumnErrors m,
 }
 
 __global__ void __launch_bounds__(kThreads)
-    add_parts(const double* scratch, int64_t parts, int64_t cols, double* sums) {
+    add_parts_kernel(const double* part, int64_t parts, int64_t cols, double* sums) {
   const int64_t col = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (col >= cols) return;
   double sum = 0;
-  for (int64_t part = 0; part < parts; ++part) sum += scratch[part * cols + col];
+#pragma unroll 8
+  for (int64_t p = 0; p < parts; ++p) sum += part[p * cols + col];
   sums[col] = sum;
 }
 
@@ -44,7 +45,13 @@ void column_errors(const ColumnErrors& matrices, double* scratch, double* sums, 
     partial_errors<<<dim3(across, static_cast<unsigned>(parts)), kThreads, 0, stream>>>(matrices, scratch);
     check_launch("partial_errors", stream);
   }
-  add_parts<<<across, kThreads, 0, stream>>>(scratch, parts, matrices.cols, sums);
+  add_parts(scratch, parts, matrices.cols, sums, stream);
+}
+
+void add_parts(const double* part, int64_t parts, int64_t cols, double* sums, Stream stream) {
+  if (cols == 0) return;
+  const auto blocks = static_cast<unsigned>((cols + kThreads - 1) / kThreads);
+  add_parts_kernel<<<blocks, kThreads, 0, stream>>>(part, parts, cols, sums);
   check_launch("add_parts", stream);
 }
 

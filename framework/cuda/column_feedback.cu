@@ -1,5 +1,6 @@
 #include "cuda/column_feedback.h"
 
+#include "cuda/nested_places.cuh"
 #include "cuda/warp_range.cuh"
 
 namespace grinqh::cuda {
@@ -11,7 +12,6 @@ namespace {
 constexpr int kWarps = 8;
 constexpr int kSlots = kFeedbackColumns / 32;
 constexpr unsigned kAll = 0xffffffffu;
-constexpr int kMaxLevels = 9;
 
 __device__ float subtracted(float from, float a, float b) { return __fsub_rn(from, __fmul_rn(a, b)); }
 
@@ -110,9 +110,8 @@ class NestedRounder {
 
   __device__ bool known(int64_t, int64_t) const { return true; }
   __device__ Parameters load(int64_t place) const {
-    const int64_t grid = (columns_.first_row + row_) / columns_.grid_rows * columns_.row_stride +
-                         place / columns_.grid_columns * columns_.column_stride;
-    return {from_half(columns_.scales[grid]), from_half(columns_.minima[grid])};
+    const NestedGrid grid = grid_of(columns_.places, row_, place);
+    return {grid.scale, grid.minimum};
   }
   __device__ bool begins(int64_t) const { return false; }
   __device__ int64_t end_of_group(int64_t place) const { return place; }
@@ -143,7 +142,7 @@ __device__ void load_shared(const NestedColumns& columns, float* positions) {
 
 template <class Rounder, class Columns, bool kDrift>
 __global__ __launch_bounds__(32 * kWarps) void round_rows(const FeedbackBlock block, const Columns columns) {
-  __shared__ float shared[Rounder::kFits ? 1 : kMaxLevels * kNestedCodes];
+  __shared__ float shared[Rounder::kFits ? 1 : kMaxNestedLevels * kNestedCodes];
   load_shared(columns, shared);
   const int lane = threadIdx.x % 32;
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;

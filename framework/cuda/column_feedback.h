@@ -2,6 +2,7 @@
 // columns is a product, which the caller makes.
 #pragma once
 
+#include "cuda/nested_fit.h"
 #include "cuda/types.h"
 #include "quant/rounding_rules.h"
 
@@ -34,12 +35,10 @@ struct AffineColumns {
 };
 
 struct NestedColumns {
-  int64_t first_row;  // of the layer, to which grids belong
-  int64_t grid_rows, row_stride, grid_columns, column_stride;
-  const uint16_t *scales, *minima;
+  NestedPlaces places;
   const float* positions;  // [levels, 256]
   const float* shares;     // [levels, in]
-  int levels;              // at most 9
+  int levels;              // at most kMaxNestedLevels
   uint8_t* codes;          // [rows, in]
 };
 

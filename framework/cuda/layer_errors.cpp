@@ -7,12 +7,11 @@
 
 namespace grinqh::cuda {
 
-void find_level_errors(const LevelTask& task, Transfers& transfers, Stream stream) {
+void find_level_errors(const LevelTask& task, const float* weight, Transfers& transfers, Stream stream) {
   const int64_t rows = task.weight.rows, in = task.weight.cols;
   check(task.errors.rows == std::ssize(task.levels) && task.errors.cols == in, "level errors: shapes");
   const auto quantized = upload(task.quantized, stream);
-  const Array<float> weight(rows * in, stream), decoded(rows * in, stream);
-  transfers.upload(task.weight, weight.data(), stream);
+  const Array<float> decoded(rows * in, stream);
   const Array<float> counts(std::ssize(task.row_weights), stream);
   transfers.upload(Matrix<const float>(task.row_weights.data(), 1, std::ssize(task.row_weights)),
                    counts.data(), stream);
@@ -20,7 +19,7 @@ void find_level_errors(const LevelTask& task, Transfers& transfers, Stream strea
   for (int64_t k = 0; k < task.errors.rows; ++k) {
     const Level level = task.levels[static_cast<size_t>(k)];
     if (level > 0) quantized->dequantize(level, 0, {decoded.data(), rows, in, in, Type::f32}, stream);
-    column_errors({weight.data(), level > 0 ? decoded.data() : nullptr,
+    column_errors({weight, level > 0 ? decoded.data() : nullptr,
                    task.row_weights.empty() ? nullptr : counts.data(), rows, in},
                   partial.data(), errors.data() + k * in, stream);
   }

@@ -6,6 +6,7 @@
 
 namespace grinqh::cuda {
 
-void find_level_errors(const LevelTask& task, Transfers& transfers, Stream stream);
+// weight: the task's, on the device.
+void find_level_errors(const LevelTask& task, const float* weight, Transfers& transfers, Stream stream);
 
 }  // namespace grinqh::cuda

@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "cuda/column_feedback.h"
+#include "cuda/layer_nested.h"
 #include "cuda/memory.h"
 
 namespace grinqh::cuda {
@@ -20,11 +21,12 @@ Matrix<const T> row_of(std::span<const T> values) {
   return {values.data(), 1, static_cast<int64_t>(values.size())};
 }
 
-// Slabs of rows on the device, and what all of them share.
+// Slabs of rows, and what all of them share.
 class Layer {
  public:
-  Layer(const FeedbackTask& task, Solver& solver, Transfers& transfers, Stream stream)
+  Layer(const FeedbackTask& task, const float* weight, Solver& solver, Transfers& transfers, Stream stream)
       : task_(task),
+        weight_(weight),
         solver_(solver),
         transfers_(transfers),
         stream_(stream),
@@ -62,22 +64,16 @@ class Layer {
   void round(const NestedRounding& rounding) {
     const Array<uint16_t> scales = moved(row_of(rounding.scales)), minima = moved(row_of(rounding.minima));
     const Array<float> positions = moved(rounding.positions), shares = moved(rounding.shares);
-    NestedColumns columns{0,
-                          rounding.grid_rows,
-                          rounding.row_stride,
-                          rounding.grid_columns,
-                          rounding.column_stride,
-                          scales.data(),
-                          minima.data(),
-                          positions.data(),
-                          shares.data(),
-                          static_cast<int>(rounding.positions.rows),
-                          codes_.data()};
+    NestedColumns columns{places_of(rounding, scales.data(), minima.data()), positions.data(), shares.data(),
+                          static_cast<int>(rounding.positions.rows), codes_.data()};
+    LayerPrefixes prefixes(rounding, rounding.sums, transfers_, stream_);
     for_slabs([&](int64_t begin, int64_t end) {
-      columns.first_row = begin;
+      columns.places.first_row = begin;
       walk(end - begin, columns, nullptr);
+      prefixes.add(current_.data(), begin, end - begin, in_);
       transfers_.download(codes_.data(), rounding.codes.rows_between(begin, end), stream_);
-      transfers_.download(current_.data(), rounding.compensated.rows_between(begin, end), stream_);
+      if (!rounding.compensated.empty())
+        transfers_.download(current_.data(), rounding.compensated.rows_between(begin, end), stream_);
     });
   }
 
@@ -95,7 +91,10 @@ class Layer {
   void for_slabs(const Body& body) {
     for (int64_t begin = 0; begin < task_.weight.rows; begin += slab_rows_) {
       const int64_t end = std::min(begin + slab_rows_, task_.weight.rows);
-      transfers_.upload(task_.weight.rows_between(begin, end), current_.data(), stream_);
+      check_call(cudaMemcpyAsync(current_.data(), weight_ + begin * in_,
+                                 static_cast<size_t>((end - begin) * in_) * sizeof(float),
+                                 cudaMemcpyDeviceToDevice, stream_),
+                 "cudaMemcpyAsync on the device");
       body(begin, end);
     }
   }
@@ -138,6 +137,7 @@ class Layer {
   }
 
   const FeedbackTask& task_;
+  const float* weight_;  // [rows, in]
   Solver& solver_;
   Transfers& transfers_;
   Stream stream_;
@@ -149,9 +149,10 @@ class Layer {
 
 }  // namespace
 
-void round_layer(const FeedbackTask& task, Solver& solver, Transfers& transfers, Stream stream) {
+void round_layer(const FeedbackTask& task, const float* weight, Solver& solver, Transfers& transfers,
+                 Stream stream) {
   if (task.weight.empty()) return;
-  Layer layer(task, solver, transfers, stream);
+  Layer layer(task, weight, solver, transfers, stream);
   std::visit([&](const auto& rounding) { layer.round(rounding); }, task.rounding);
 }
 

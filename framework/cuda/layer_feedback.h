@@ -7,8 +7,9 @@
 
 namespace grinqh::cuda {
 
-// Rounds all columns; rows are taken in slabs, so that memory stays bounded. BadInput as the rounding on the
-// CPU.
-void round_layer(const FeedbackTask& task, Solver& solver, Transfers& transfers, Stream stream);
+// Rounds all columns; rows are taken in slabs, so that memory stays bounded. weight: the task's, on the
+// device. BadInput as the rounding on the CPU.
+void round_layer(const FeedbackTask& task, const float* weight, Solver& solver, Transfers& transfers,
+                 Stream stream);
 
 }  // namespace grinqh::cuda

@@ -82,16 +82,30 @@ void compute_features(const fs::path& path, const Transformer& transformer, cons
   });
 }
 
+// What is written into a file when HDF5 has closed it.
+struct LaterBytes {
+  int64_t place;
+  std::span<const std::byte> bytes;
+};
+
+template <class T>
+void write_later(hdf5::Group& to, const std::string& name, std::span<const T> values,
+                 std::vector<LaterBytes>& later) {
+  const hdf5::Dataset dataset =
+      to.create_dataset(name, hdf5::element_type<T>(), {std::ssize(values)}, hdf5::Storage::reserved);
+  if (!values.empty()) later.push_back({dataset.offset(), std::as_bytes(values)});
+}
+
 // A group a layer: layout, attributes, and a dataset of bytes a buffer.
-void write_layers(const QuantizedModel& model, hdf5::Group& to) {
+void write_layers(const QuantizedModel& model, hdf5::Group& to, std::vector<LaterBytes>& later) {
   for (const auto& [id, layer] : model.layers) {
     hdf5::Group group = to.create_group(id);
     group.set("layout", std::string(layer->layout()));
     group.set("attributes", layer->attributes().dump());
     for (const NamedBuffer& buffer : layer->buffers())
-      group.write<uint8_t>(buffer.name,
+      write_later<uint8_t>(group, buffer.name,
                            {reinterpret_cast<const uint8_t*>(buffer.bytes.data()), buffer.bytes.size()},
-                           {static_cast<int64_t>(buffer.bytes.size())});
+                           later);
   }
 }
 
@@ -260,19 +274,28 @@ std::optional<CachedCalibration> ArtifactCache::load_calibration(const std::stri
   });
 }
 
-void ArtifactCache::save_calibration(const std::string& key, const CachedCalibration& cached) const {
+void ArtifactCache::save_calibration(const std::string& key,
+                                     std::shared_ptr<const CachedCalibration> cached) const {
+  constexpr size_t kUnderWay = 3;  // each may hold a model in memory
   const fs::path place = path("quantized", key);
   if (auto commit = commits_.extract(place)) commit.mapped().get();
+  while (commits_.size() >= kUnderWay) commits_.extract(commits_.begin()).mapped().get();
+  std::vector<LaterBytes> later;
   std::unique_ptr<PartFile> file = write_part(place, [&](hdf5::Group& root) {
-    root.set("seconds", cached.seconds);
-    root.set("notes", Json(cached.calibrated.notes).dump());
+    root.set("seconds", cached->seconds);
+    root.set("notes", Json(cached->calibrated.notes).dump());
     hdf5::Group layers = root.create_group("layers");
-    write_layers(cached.calibrated.model, layers);
+    write_layers(cached->calibrated.model, layers, later);
     hdf5::Group statistics = root.create_group("statistics");
-    write_stats(cached.calibrated.stats, statistics);
+    write_stats(cached->calibrated.stats, statistics);
   });
-  // Gigabytes: the disk takes them while the weights are evaluated.
-  commits_.emplace(place, std::async(std::launch::async, [file = std::move(file)] { file->commit(); }));
+  // Gigabytes: they are written while the weights are evaluated, by a thread that knows nothing of HDF5.
+  commits_.emplace(place, std::async(std::launch::async, [file = std::move(file), later = std::move(later),
+                                                          cached = std::move(cached)]() mutable {
+                     for (const LaterBytes& each : later) file->write_at(each.place, each.bytes);
+                     cached.reset();
+                     file->commit();
+                   }));
 }
 
 std::optional<std::vector<double>> ArtifactCache::load_values(const std::string& key) const {

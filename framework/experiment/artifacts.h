@@ -41,7 +41,8 @@ class ArtifactCache {
   std::unique_ptr<StatisticsStore> statistics(const std::string& key) const;
 
   std::optional<CachedCalibration> load_calibration(const std::string& key) const;
-  void save_calibration(const std::string& key, const CachedCalibration& calibration) const;
+  // Goes on while it is used, which nobody changes.
+  void save_calibration(const std::string& key, std::shared_ptr<const CachedCalibration> calibration) const;
 
   std::optional<std::vector<double>> load_values(const std::string& key) const;
   void save_values(const std::string& key, std::span<const double> values) const;

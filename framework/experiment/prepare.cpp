@@ -3,12 +3,14 @@
 #include "calib/block_trial.h"
 #include "core/registry.h"
 #include "core/timed_scope.h"
+#include "quant/optional_weights.h"
 
 namespace grinqh {
 
 std::unique_ptr<PrecisionPolicy> prepare_policy(const MethodSpec& method, const Transformer& transformer,
                                                 const Calibrated& calibrated, Matrix<const int32_t> windows) {
   auto policy = Registry<PrecisionPolicy>::get().make(method.policy.name, method.policy.settings);
+  const auto* blind = dynamic_cast<const OptionalWeights*>(policy.get());
   for (const BlockWeights& block : transformer.model().blocks)
     for (const auto& layers : inputs_of(block))
       for (const LinearWeights* layer : layers) {
@@ -16,7 +18,6 @@ std::unique_ptr<PrecisionPolicy> prepare_policy(const MethodSpec& method, const 
         if (quantized == calibrated.model.layers.end()) continue;
         const auto stats = calibrated.stats.find(layer->id);
         const TimedScope timed("policy sees layers");
-        const MatrixBuffer<float> weight = to_float(layer->weight);
         LayerStats of_layer;
         if (stats != calibrated.stats.end()) {
           of_layer.tokens = stats->second->tokens;
@@ -24,6 +25,12 @@ std::unique_ptr<PrecisionPolicy> prepare_policy(const MethodSpec& method, const 
         }
         if (const auto kept = calibrated.derived.find(layer->id); kept != calibrated.derived.end())
           of_layer.derived = kept->second;
+        Matrix<const float> weight{nullptr, layer->weight.rows(), layer->weight.cols()};
+        MatrixBuffer<float> values;
+        if (!blind || blind->looks_at_weights(layer->id, of_layer)) {
+          values = to_float(layer->weight);
+          weight = values;
+        }
         policy->prepare({layer->id, weight, of_layer}, *quantized->second);
       }
   {

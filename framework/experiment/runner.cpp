@@ -141,7 +141,7 @@ class Runner {
 
   // Quantizes once, then evaluates method by method.
   void run_group(const QuantizationGroup& group) {
-    CachedCalibration quantized;
+    std::shared_ptr<const CachedCalibration> quantized;
     try {
       quantized = quantize(group);
     } catch (const BadInput&) {
@@ -153,13 +153,13 @@ class Runner {
     for (auto cell = group.pending.begin(); cell != group.pending.end();) {
       const auto end = std::find_if(cell, group.pending.end(),
                                     [&](const Cell* other) { return other->method != (*cell)->method; });
-      run_method({cell, end}, quantized.calibrated, quantized.seconds);
+      run_method({cell, end}, quantized->calibrated, quantized->seconds);
       cell = end;
     }
   }
 
   // From the cache if calibration had a part in it; quantizing alone is quick.
-  CachedCalibration quantize(const QuantizationGroup& group) {
+  std::shared_ptr<const CachedCalibration> quantize(const QuantizationGroup& group) {
     const Cell& cell = *group.pending.front();
     const ModelStage& stage = *cell.stage;
     const auto quantizer =
@@ -183,7 +183,8 @@ class Runner {
       identity["calibration"] = stage.calibration_identity;
       identity["kept"] = group.kept;
       key = digest_of(identity.dump());
-      if (auto cached = cache_.load_calibration(key)) return std::move(*cached);
+      if (auto cached = cache_.load_calibration(key))
+        return std::make_shared<const CachedCalibration>(std::move(*cached));
       windows = calibration_windows(stage, spec_.calibration.windows, spec_.calibration.context);
       plan.windows = windows.view();
     }
@@ -192,9 +193,9 @@ class Runner {
     plan.store = shared_statistics(statistics, group.asked);
     plan.gradient_store = shared_statistics("gradients-" + statistics, group.asked);
     const Stopwatch watch;
-    CachedCalibration result;
-    result.calibrated = calibrate_and_quantize(transformer, *quantizer, plan);
-    result.seconds = watch.seconds();
+    auto result = std::make_shared<CachedCalibration>();
+    result->calibrated = calibrate_and_quantize(transformer, *quantizer, plan);
+    result->seconds = watch.seconds();
     if (calibrates) {
       const TimedScope timed("quantized weights are stored");
       cache_.save_calibration(key, result);

@@ -59,6 +59,33 @@ void round_slice(Matrix<const float> weight, int64_t begin, int64_t end, Matrix<
   }
 }
 
+void round_slices(Matrix<const float> weight, const InverseFactor& factor, const FeedbackOptions& options,
+                  const RoundColumn& round) {
+  parallel_for((weight.rows + kSliceRows - 1) / kSliceRows, [&](int64_t slice) {
+    const int64_t begin = slice * kSliceRows;
+    round_slice(weight, begin, std::min(begin + kSliceRows, weight.rows), factor.upper.view(), options,
+                round);
+  });
+}
+
+template <class Rounding>
+void round_on_host(Matrix<const float> weight, const InverseFactor& factor, const FeedbackOptions& options,
+                   const Rounding& rounding) {
+  round_slices(weight, factor, options, host_rounding(rounding));
+}
+
+void round_on_host(Matrix<const float> weight, const InverseFactor& factor, const FeedbackOptions& options,
+                   const NestedRounding& rounding) {
+  NestedRounding keeping = rounding;
+  MatrixBuffer<float> compensated;
+  if (!rounding.sums.empty() && rounding.compensated.empty()) {
+    compensated = MatrixBuffer<float>(weight.rows, weight.cols);
+    keeping.compensated = compensated;
+  }
+  round_slices(weight, factor, options, host_rounding(keeping));
+  if (!rounding.sums.empty()) sum_prefixes(keeping.compensated, rounding, rounding.sums);
+}
+
 }  // namespace
 
 MatrixBuffer<float> drift_feedback(Matrix<const float> input_drift, const InverseFactor& factor,
@@ -87,12 +114,7 @@ void round_with_feedback(Matrix<const float> weight, const InverseFactor& factor
     if (!by_callback) return installed->round_with_feedback({weight, factor, options, rounding});
     if (by_callback->notes) (*by_callback->notes)["feedback_on_host"] = 1;
   }
-  const RoundColumn round = std::visit([](const auto& each) { return host_rounding(each); }, rounding);
-  parallel_for((weight.rows + kSliceRows - 1) / kSliceRows, [&](int64_t slice) {
-    const int64_t begin = slice * kSliceRows;
-    round_slice(weight, begin, std::min(begin + kSliceRows, weight.rows), factor.upper.view(), options,
-                round);
-  });
+  std::visit([&](const auto& each) { round_on_host(weight, factor, options, each); }, rounding);
 }
 
 }  // namespace grinqh

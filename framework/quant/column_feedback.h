@@ -12,6 +12,7 @@
 #include "core/cholesky.h"
 #include "core/matrix.h"
 #include "quant/affine_grid.h"
+#include "quant/nested_fit.h"
 
 namespace grinqh {
 
@@ -32,18 +33,13 @@ struct AffineRounding {
 
 // To nested 8-bit codes on fixed grids, of which each channel is served at several levels: the error of a
 // weight is the mean of the levels' errors, weighted by the channel's share of energy at each.
-struct NestedRounding {
-  // Grid of a weight: (row / grid_rows) row_stride + (column / grid_columns) column_stride.
-  int64_t grid_rows = 1, row_stride = 0, grid_columns = 1, column_stride = 0;
-  std::span<const uint16_t> scales, minima;  // float16, of every grid
-  Matrix<const float> positions;             // [levels, 256]: what each code decodes to
-  Matrix<const float> shares;                // [levels, in]
-  Matrix<uint8_t> codes;                     // [out, in]
-  Matrix<float> compensated;                 // [out, in]: the weights that were rounded
-
-  int64_t grid_of(int64_t row, int64_t column) const {
-    return row / grid_rows * row_stride + column / grid_columns * column_stride;
-  }
+struct NestedRounding : NestedGrids {
+  Matrix<const float> positions;  // [levels, 256]: what each code decodes to
+  Matrix<const float> shares;     // [levels, in]
+  Matrix<uint8_t> codes;          // [out, in]
+  // The weights that were rounded, [out, in], and their sums by prefix; empty: not asked for.
+  Matrix<float> compensated = {};
+  std::span<PrefixSums> sums = {};
 };
 
 // A slice of output rows at the moment when column `column` is rounded. Both matrices are channel-major,

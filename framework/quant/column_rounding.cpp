@@ -54,7 +54,7 @@ RoundColumn host_rounding(const NestedRounding& rounding) {
       const float weight = step.current(i, static_cast<int64_t>(r));
       const uint8_t code = nested_code(weight, scale, minimum);
       rounding.codes(row, i) = code;
-      rounding.compensated(row, i) = weight;
+      if (!rounding.compensated.empty()) rounding.compensated(row, i) = weight;
       error[r] = nested_error(weight, scale, minimum, decoded[code]);
     }
   };

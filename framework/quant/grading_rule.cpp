@@ -24,6 +24,15 @@ MagnitudeDistribution distribution(std::span<const float> histogram, int64_t cha
       histogram.subspan(static_cast<size_t>(channel * LogHistogram::kBins), LogHistogram::kBins));
 }
 
+// body(i) for every channel, many of them a task.
+template <class Body>
+void for_channels(int64_t in, const Body& body) {
+  constexpr int64_t kTaskChannels = 512;
+  parallel_for((in + kTaskChannels - 1) / kTaskChannels, [&](int64_t task) {
+    for (int64_t i = task * kTaskChannels; i < std::min((task + 1) * kTaskChannels, in); ++i) body(i);
+  });
+}
+
 }  // namespace
 
 MatrixBuffer<double> level_errors(Matrix<const float> weight, const QuantizedLinear& quantized,
@@ -73,9 +82,8 @@ MatrixBuffer<double> level_errors(Matrix<const float> weight, const QuantizedLin
 MatrixBuffer<float> unit_thresholds(Matrix<const double> errors, std::span<const Level> levels) {
   const auto steps = static_cast<int64_t>(levels.size()) - 1;
   MatrixBuffer<float> thresholds(steps, errors.cols);
-  std::vector<Run> runs;
-  for (int64_t i = 0; i < errors.cols; ++i) {
-    runs.clear();
+  for_channels(errors.cols, [&](int64_t i) {
+    std::vector<Run> runs;
     for (int64_t k = 0; k < steps; ++k) {
       const auto at = static_cast<size_t>(k);
       runs.push_back({static_cast<double>(levels[at + 1] - levels[at]), errors(k, i) - errors(k + 1, i), 1});
@@ -91,41 +99,40 @@ MatrixBuffer<float> unit_thresholds(Matrix<const double> errors, std::span<const
     for (const Run& run : runs)
       for (int step = 0; step < run.steps; ++step)
         thresholds.row(k++)[i] = static_cast<float>(std::sqrt(run.price()));
-  }
+  });
   return thresholds;
 }
 
 LayerBits::LayerBits(std::span<const float> histogram, Matrix<const float> thresholds,
                      std::span<const Level> levels, int64_t out)
-    : thresholds_(thresholds),
+    : channels_(static_cast<size_t>(thresholds.cols)),
+      thresholds_(thresholds),
       levels_(levels.begin(), levels.end()),
       weights_(static_cast<double>(out * thresholds.cols)) {
-  for (int64_t i = 0; i < thresholds.cols; ++i) channels_.push_back(distribution(histogram, i));
+  for_channels(thresholds.cols,
+               [&](int64_t i) { channels_[static_cast<size_t>(i)] = distribution(histogram, i); });
 }
 
 double LayerBits::mean(double scale) const {
-  constexpr int64_t kTaskChannels = 512;
   const int64_t steps = thresholds_.rows, in = thresholds_.cols;
   MatrixBuffer<double> bits(steps, in);
-  parallel_for((in + kTaskChannels - 1) / kTaskChannels, [&](int64_t task) {
-    const int64_t begin = task * kTaskChannels, end = std::min(begin + kTaskChannels, in);
+  for_channels(in, [&](int64_t i) {
     for (int64_t k = 0; k < steps; ++k)
-      for (int64_t i = begin; i < end; ++i)
-        bits.row(k)[i] =
-            (levels_[static_cast<size_t>(k + 1)] - levels_[static_cast<size_t>(k)]) *
-            channels_[static_cast<size_t>(i)].share_above(scale * static_cast<double>(thresholds_(k, i)));
+      bits.row(k)[i] =
+          (levels_[static_cast<size_t>(k + 1)] - levels_[static_cast<size_t>(k)]) *
+          channels_[static_cast<size_t>(i)].share_above(scale * static_cast<double>(thresholds_(k, i)));
   });
   double sum = 0;  // in one order, whatever the threads
   for (int64_t i = 0; i < bits.size(); ++i) sum += bits.data()[i];
   return levels_[0] + sum / static_cast<double>(thresholds_.cols);
 }
 
-double solve_threshold_scale(std::span<const LayerBits> layers, double bits) {
+double solve_threshold_scale(std::span<const LayerBits* const> layers, double bits) {
   double weights = 0;
-  for (const LayerBits& layer : layers) weights += layer.weights();
+  for (const LayerBits* layer : layers) weights += layer->weights();
   const auto mean = [&](double scale) {
     double sum = 0;
-    for (const LayerBits& layer : layers) sum += layer.weights() * layer.mean(scale);
+    for (const LayerBits* layer : layers) sum += layer->weights() * layer->mean(scale);
     return sum / weights;
   };
   // The mean falls as the scale grows: bisection on the scale's logarithm.
@@ -140,14 +147,15 @@ double solve_threshold_scale(std::span<const LayerBits> layers, double bits) {
 double solve_threshold_scale(std::span<const float> histogram, Matrix<const float> thresholds,
                              std::span<const Level> levels, double bits) {
   const LayerBits layer(histogram, thresholds, levels, 1);
-  return solve_threshold_scale({&layer, 1}, bits);
+  const LayerBits* const all[] = {&layer};
+  return solve_threshold_scale(all, bits);
 }
 
 MatrixBuffer<float> energy_shares(std::span<const float> histogram, Matrix<const float> thresholds,
                                   double scale, std::span<const Level> levels) {
   auto shares = MatrixBuffer<float>::zeroed(static_cast<int64_t>(levels.size()), thresholds.cols);
   const int64_t first = levels[0] == 0 ? 1 : 0;  // level above 0
-  parallel_for(thresholds.cols, [&](int64_t i) {
+  for_channels(thresholds.cols, [&](int64_t i) {
     const MagnitudeDistribution channel = distribution(histogram, i);
     const auto above = [&](int64_t level) {  // energy that reaches a level
       return level == 0 ? channel.mean_square()

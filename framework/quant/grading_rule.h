@@ -52,7 +52,7 @@ class LayerBits {
 };
 
 // The factor on all thresholds at which the mean level over weights and calibration tokens is `bits`.
-double solve_threshold_scale(std::span<const LayerBits> layers, double bits);
+double solve_threshold_scale(std::span<const LayerBits* const> layers, double bits);
 // The same for one layer.
 double solve_threshold_scale(std::span<const float> histogram, Matrix<const float> thresholds,
                              std::span<const Level> levels, double bits);

@@ -30,6 +30,7 @@ struct LogHistogram {
 // within a bin.
 class MagnitudeDistribution {
  public:
+  MagnitudeDistribution() = default;  // of a channel that is always zero
   explicit MagnitudeDistribution(std::span<const float> counts);
 
   double share_above(double threshold) const;  // P(|x| > threshold)
@@ -37,7 +38,7 @@ class MagnitudeDistribution {
   double mean_square_above(double threshold) const;  // E[x^2 1(|x| > threshold)]
 
  private:
-  double above_[LogHistogram::kBins + 1];  // share at or above the lower edge of bin i
+  double above_[LogHistogram::kBins + 1] = {};  // share at or above the lower edge of bin i
 };
 
 }  // namespace grinqh

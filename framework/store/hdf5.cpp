@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cerrno>
 #include <cstring>
 
@@ -284,6 +285,13 @@ Dataset::Dataset(std::shared_ptr<FileState> file, Handle id, std::string name)
                             file_->path, name_));
 }
 
+int64_t Dataset::offset() const {
+  static_assert(std::endian::native == std::endian::little, "values are stored as they lie in memory");
+  const haddr_t place = H5Dget_offset(id_.id());
+  check(place != HADDR_UNDEF, "a dataset that has its place in the file");
+  return static_cast<int64_t>(place);
+}
+
 void Dataset::transfer(ElementType type, int64_t begin, int64_t end, void* data, size_t count,
                        bool write) const {
   if (type != type_)
@@ -372,6 +380,9 @@ Dataset Group::create_dataset(const std::string& name, ElementType type, const s
     H5Pset_chunk(properties.id(), rank, chunk.data());
     H5Pset_shuffle(properties.id());
     H5Pset_deflate(properties.id(), 6);
+  } else if (storage == Storage::reserved) {
+    H5Pset_alloc_time(properties.id(), H5D_ALLOC_TIME_EARLY);
+    H5Pset_fill_time(properties.id(), H5D_FILL_TIME_NEVER);
   }
   const Handle links(H5Pcreate(H5P_LINK_CREATE));
   H5Pset_create_intermediate_group(links.id(), 1);

@@ -36,7 +36,11 @@ constexpr ElementType element_type() {
     return ElementType::u8;
 }
 
-enum class Storage : uint8_t { contiguous, deflated };
+enum class Storage : uint8_t {
+  contiguous,
+  deflated,
+  reserved  // contiguous, and has its place in the file at once: see Dataset::offset()
+};
 
 class Dataset : public Object {
  public:
@@ -61,6 +65,9 @@ class Dataset : public Object {
   void write_rows(int64_t begin, int64_t end, std::span<const T> values) {
     transfer(element_type<T>(), begin, end, const_cast<T*>(values.data()), values.size(), true);
   }
+  // Where the values lie in the file, as they lie in memory: whoever writes them there, once the file is
+  // closed, needs no HDF5. Of a reserved dataset that is not empty.
+  int64_t offset() const;
 
  private:
   friend class Group;

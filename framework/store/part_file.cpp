@@ -60,13 +60,21 @@ PartFile::~PartFile() {
 }
 
 void PartFile::write(std::span<const std::byte> bytes) {
-  const Descriptor file(part_, O_WRONLY | O_CREAT | O_TRUNC);
+  std::error_code code;
+  std::filesystem::resize_file(part_, 0, code);
+  if (code) fail("{}: cannot empty it: {}", part_.string(), code.message());
+  write_at(0, bytes);
+}
+
+void PartFile::write_at(int64_t place, std::span<const std::byte> bytes) {
+  const Descriptor file(part_, O_WRONLY);
   if (!file.valid()) fail_with_errno(part_, "write");
   while (!bytes.empty()) {
-    const ssize_t written = ::write(file.get(), bytes.data(), bytes.size());
+    const ssize_t written = ::pwrite(file.get(), bytes.data(), bytes.size(), place);
     if (written < 0 && errno == EINTR) continue;
     if (written < 0) fail_with_errno(part_, "write");
     bytes = bytes.subspan(static_cast<size_t>(written));
+    place += written;
   }
 }
 

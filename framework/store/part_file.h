@@ -19,6 +19,8 @@ class PartFile {
 
   // Replaces the part's content.
   void write(std::span<const std::byte> bytes);
+  // Writes into the part, `place` bytes from its beginning; the rest stays.
+  void write_at(int64_t place, std::span<const std::byte> bytes);
   // Puts the part, which nobody has open for writing any more, on the disk and under its final name.
   void commit();
 

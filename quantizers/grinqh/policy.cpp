@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "quant/grading_rule.h"
+#include "quant/optional_weights.h"
 #include "quant/precision_policy.h"
 
 namespace grinqh {
@@ -17,7 +18,7 @@ constexpr const char* kHistogram = "magnitude_histogram";
 constexpr const char* kSums = "signed_histogram";
 constexpr const char* kGradient = "output_gradient";
 
-class GradedPolicy final : public PrecisionPolicy {
+class GradedPolicy final : public PrecisionPolicy, public OptionalWeights {
  public:
   struct Options {
     double bits = 3.0;
@@ -56,6 +57,9 @@ class GradedPolicy final : public PrecisionPolicy {
     return names;
   }
 
+  bool looks_at_weights(const std::string& layer, const LayerStats& stats) const override {
+    return options_.offset || !stats.derived || !kept(layer, *stats.derived);
+  }
   void prepare(const LinearTask& task, const QuantizedLinear& quantized) override {
     Layer layer;
     layer.exact = options_.selection == "exact";
@@ -68,22 +72,15 @@ class GradedPolicy final : public PrecisionPolicy {
     if (options_.bits < levels.front() || options_.bits > levels.back())
       bad_input("policy 'grinqh': bits = {}: allowed is {} to {}, what the levels span", options_.bits,
                 levels.front(), levels.back());
-    const bool price = options_.budget == "price";
-    const auto errors = errors_of(task, quantized, levels, price);
-    layer.unit =
-        unit_thresholds(options_.score == "magnitude" ? averaged(*errors).view() : errors->view(), levels);
-    // A channel costs its bits in every row.
-    if (price) multiply(layer.unit, std::sqrt(static_cast<float>(task.weight.rows)));
-    layer.bits =
-        std::make_unique<LayerBits>(task.stats.at(kHistogram), layer.unit.view(), levels, task.weight.rows);
+    layer.graded = graded(task, quantized, levels);
     if (options_.offset) keep_residuals(task, quantized, layer);
     layers_.insert_or_assign(task.id, std::move(layer));
   }
 
   void allot() override {
     if (options_.budget == "price") {
-      std::vector<LayerBits> all;
-      for (const auto& [id, layer] : layers_) all.push_back(*layer.bits);
+      std::vector<const LayerBits*> all;
+      for (const auto& [id, layer] : layers_) all.push_back(&layer.graded->bits);
       if (all.empty()) return;
       const double scale = solve_threshold_scale(all, options_.bits);
       for (auto& [id, layer] : layers_) layer.set_scale(scale);
@@ -108,8 +105,8 @@ class GradedPolicy final : public PrecisionPolicy {
     for (const std::string& id : trial.layers()) {
       Layer& layer = layers_.at(id);
       candidates.push_back({&layer, std::min<double>(options_.bits + kHeadroom, layer.grading.levels.back()),
-                            layer.bits->weights()});
-      weights += layer.bits->weights();
+                            layer.graded->bits.weights()});
+      weights += layer.graded->bits.weights();
     }
     double mean = 0;
     for (Candidate& each : candidates) {
@@ -147,20 +144,31 @@ class GradedPolicy final : public PrecisionPolicy {
   std::span<const float> offset(const std::string& id) const override { return layers_.at(id).offset; }
 
  private:
-  struct Layer {
-    ChannelGrading grading;    // in force
+  // What a layer's thresholds are solved on, whatever the budget.
+  struct Graded {
     MatrixBuffer<float> unit;  // thresholds at scale 1, [levels - 1, in]
+    LayerBits bits;
+    Graded(MatrixBuffer<float> thresholds, std::span<const float> histogram, std::span<const Level> levels,
+           int64_t out)
+        : unit(std::move(thresholds)), bits(histogram, unit.view(), levels, out) {}
+  };
+  struct Layer {
+    ChannelGrading grading;  // in force
+    std::shared_ptr<const Graded> graded;
     bool exact = false;
-    std::unique_ptr<LayerBits> bits;
     double target = 0;  // mean bits that the thresholds in force are for
     // With an offset: E[x_i | bin] P(bin) of every channel, and by level what the weights are off by.
     std::vector<float> sums;                     // [in, LogHistogram::kBins]
     std::vector<MatrixBuffer<float>> residuals;  // by level [out, in]
     std::vector<float> offset;                   // [out]
 
-    void set_bits(double mean) { set_scale(solve_threshold_scale({bits.get(), 1}, mean)); }
+    void set_bits(double mean) {
+      const LayerBits* const own[] = {&graded->bits};
+      set_scale(solve_threshold_scale(own, mean));
+    }
     void set_scale(double scale) {
-      target = bits->mean(scale);
+      const MatrixBuffer<float>& unit = graded->unit;
+      target = graded->bits.mean(scale);
       if (exact) grading.budget = target;
       grading.thresholds = MatrixBuffer<float>(unit.rows(), unit.cols());
       for (int64_t i = 0; i < unit.size(); ++i)
@@ -212,18 +220,32 @@ class GradedPolicy final : public PrecisionPolicy {
     }
   }
 
-  // Not of the budget: computed once for all policies on these weights.
-  static std::shared_ptr<const MatrixBuffer<double>> errors_of(const LinearTask& task,
-                                                               const QuantizedLinear& quantized,
-                                                               const std::vector<Level>& levels, bool price) {
-    const std::function<MatrixBuffer<double>()> find = [&] {
-      return level_errors(task.weight, quantized, levels,
-                          price ? task.stats.at(kGradient) : std::span<const float>());
+  // Of the weights, the levels and the options, but for the budget: computed once for all policies.
+  std::shared_ptr<const Graded> graded(const LinearTask& task, const QuantizedLinear& quantized,
+                                       const std::vector<Level>& levels) const {
+    const auto find = [&] {
+      const bool price = options_.budget == "price";
+      const MatrixBuffer<double> errors = level_errors(
+          task.weight, quantized, levels, price ? task.stats.at(kGradient) : std::span<const float>());
+      MatrixBuffer<float> unit =
+          unit_thresholds(options_.score == "magnitude" ? averaged(errors).view() : errors.view(), levels);
+      // A channel costs its bits in every row.
+      if (price) multiply(unit, std::sqrt(static_cast<float>(task.weight.rows)));
+      return Graded(std::move(unit), task.stats.at(kHistogram), levels, task.weight.rows);
     };
-    if (!task.stats.derived) return std::make_shared<const MatrixBuffer<double>>(find());
-    return task.stats.derived->get(fmt::format("{}: errors of levels {}{}", task.id, Json(levels).dump(),
-                                               price ? " at their price" : ""),
-                                   find);
+    if (!task.stats.derived) return std::make_shared<const Graded>(find());
+    std::shared_ptr<const Graded>& place = kept(task.id, *task.stats.derived);
+    if (!place) place = std::make_shared<const Graded>(find());
+    return place;
+  }
+  // Where the first policy leaves it for the others; null before.
+  std::shared_ptr<const Graded>& kept(const std::string& layer, Derived& derived) const {
+    using Place = std::shared_ptr<std::shared_ptr<const Graded>>;
+    const std::function<Place()> make = [] { return std::make_shared<std::shared_ptr<const Graded>>(); };
+    return **derived.get(
+        fmt::format("{}: graded by {}, levels {}{}", layer, options_.score, Json(options_.levels).dump(),
+                    options_.budget == "price" ? ", at their price" : ""),
+        make);
   }
 
   // |x| alone as the score: every channel has the layer's mean error.

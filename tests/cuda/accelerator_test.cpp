@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "core/half.h"
 #include "cuda/gpu.h"
+#include "nested_grids.h"
 #include "numbers.h"
 #include "quant/clip_search.h"
 #include "quant/column_feedback.h"
@@ -309,17 +310,7 @@ TEST_P(NestedOnGpu, GivesTheCodesOfTheCpu) {
   const auto gpu = cuda::make_accelerator(0);
   const MatrixBuffer<float> weight = testing::random_matrix(out, in, 31, 0.05), h = moments_of(in, 32);
   const InverseFactor factor = inverse_cholesky(h, 0.01);
-  NestedRounding rounding;
-  if (along_inputs) {
-    rounding.row_stride = (in + group - 1) / group, rounding.grid_columns = group, rounding.column_stride = 1;
-  } else {
-    rounding.grid_rows = group, rounding.row_stride = 1, rounding.column_stride = (out + group - 1) / group;
-  }
-  std::vector<uint16_t> scales, minima;
-  for (int64_t i = 0; i <= rounding.grid_of(out - 1, in - 1); ++i) {
-    scales.push_back(to_half(0.0015f + 0.00001f * static_cast<float>(i % 37)));
-    minima.push_back(to_half(-0.2f + 0.001f * static_cast<float>(i % 23)));
-  }
+  const testing::OwnedGrids grids(out, in, group, along_inputs, 0.4f);
   // Levels 0, 2, 4 and 8 by the middles of their cells, served by turns.
   auto positions = MatrixBuffer<float>::zeroed(4, 256), shares = MatrixBuffer<float>::zeroed(4, in);
   for (int64_t k = 1; k < 4; ++k)
@@ -332,34 +323,29 @@ TEST_P(NestedOnGpu, GivesTheCodesOfTheCpu) {
     shares.row(2)[i] = 0.7f * (1 - shares.row(1)[i]);
     shares.row(3)[i] = 1 - shares.row(1)[i] - shares.row(2)[i];
   }
-  rounding.scales = scales;
-  rounding.minima = minima;
-  rounding.positions = positions;
-  rounding.shares = shares;
+  const std::vector<Level> levels{0, 2, 4, 8};
   struct Result {
     MatrixBuffer<uint8_t> codes;
     MatrixBuffer<float> compensated, off;
+    std::vector<PrefixSums> sums;
   };
   const auto round = [&](bool on_gpu) {
-    Result result{MatrixBuffer<uint8_t>(out, in), MatrixBuffer<float>(out, in), MatrixBuffer<float>(out, in)};
+    Result result{MatrixBuffer<uint8_t>(out, in), MatrixBuffer<float>(out, in), MatrixBuffer<float>(out, in),
+                  table_sums(4, levels, shares)};
     std::fill_n(result.codes.data(), result.codes.size(), uint8_t{77});
     std::fill_n(result.compensated.data(), result.compensated.size(), NAN);
-    NestedRounding each = rounding;
-    each.codes = result.codes;
-    each.compensated = result.compensated;
-    const ColumnRounding as_any = each;
+    const ColumnRounding as_any =
+        NestedRounding{grids.grids, positions, shares, result.codes, result.compensated, result.sums};
     if (on_gpu)
       gpu->round_with_feedback({weight, factor, {block}, as_any});
     else
       round_with_feedback(weight, factor, {block}, as_any);
     for (int64_t r = 0; r < out; ++r)
       for (int64_t i = 0; i < in; ++i) {
-        const auto grid = static_cast<size_t>(rounding.grid_of(r, i));
         float position = 0;
         for (int64_t k = 0; k < 4; ++k)
           position += shares.row(k)[i] * positions.row(k)[result.codes.row(r)[i]];
-        result.off.row(r)[i] =
-            weight.row(r)[i] - from_half(minima[grid]) - from_half(scales[grid]) * position;
+        result.off.row(r)[i] = weight.row(r)[i] - grids.minimum(r, i) - grids.scale(r, i) * position;
       }
     return result;
   };
@@ -369,6 +355,10 @@ TEST_P(NestedOnGpu, GivesTheCodesOfTheCpu) {
   EXPECT_LE(testing::relative_error(found.compensated, expected.compensated), 1e-3);
   const double error = output_error(expected.off, h);
   EXPECT_NEAR(output_error(found.off, h), error, 1e-3 * error);
+
+  std::vector<PrefixSums> of_found = table_sums(4, levels, shares);
+  sum_prefixes(found.compensated, grids.grids, of_found);
+  testing::expect_same_sums(found.sums, of_found);
 }
 
 INSTANTIATE_TEST_SUITE_P(

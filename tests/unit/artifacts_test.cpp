@@ -101,7 +101,7 @@ TEST_F(Artifacts, CalibrationKeepsQuantizedLayersValuesAndWhatLayersShare) {
       Registry<Quantizer>::get().make("rtn", {{"bits", {3, "test"}}, {"group", {16, "test"}}});
   const std::shared_ptr<const QuantizedLinear> layer = quantizer->quantize({"q", weight.view(), *alone});
   saved.calibrated.model.layers.emplace("model.layers.0.self_attn.q_proj", layer);
-  cache_.save_calibration("k", saved);
+  cache_.save_calibration("k", std::make_shared<const CachedCalibration>(saved));
 
   const auto loaded = cache_.load_calibration("k");
   ASSERT_TRUE(loaded);

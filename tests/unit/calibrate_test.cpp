@@ -2,6 +2,7 @@
 
 #include "core/progress.h"
 #include "embedded_models.h"
+#include "idle_accelerator.h"
 #include "model_files.h"
 #include "numbers.h"
 #include "quant/log_histogram.h"
@@ -81,6 +82,20 @@ TEST_F(Calibration, CollectsTheInputsThatQuantizedBlocksGive) {
   const Calibrated calibrated = calibrate_and_quantize(transformer_, *quantizer_, plan());
   QuantizedLinears linears(calibrated.model, nullptr);
   for (const std::string& id : kLayers) EXPECT_EQ(collected(calibrated, id), counted(id, linears)) << id;
+}
+
+TEST_F(Calibration, LayersThatAreQuantizedBesideEachOtherAreTheSame) {
+  for (const CalibrationInputs inputs : {CalibrationInputs::quantized, CalibrationInputs::floating}) {
+    const Calibrated one_by_one = calibrate_and_quantize(transformer_, *quantizer_, plan(inputs));
+    const AcceleratorScope scope(std::make_shared<testing::IdleAccelerator>());
+    const Calibrated together = calibrate_and_quantize(transformer_, *quantizer_, plan(inputs));
+    ASSERT_EQ(together.model.layers.size(), 7u * 8);
+    for (const auto& [id, layer] : one_by_one.model.layers) {
+      EXPECT_EQ(copy_buffers(*together.model.layers.at(id)), copy_buffers(*layer)) << id;
+      EXPECT_EQ(collected(together, id), collected(one_by_one, id)) << id;
+      EXPECT_TRUE(together.derived.contains(id));
+    }
+  }
 }
 
 TEST_F(Calibration, QuantizedAndFloatInputsDifferAfterTheFirstBlock) {

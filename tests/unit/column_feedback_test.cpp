@@ -173,6 +173,18 @@ TEST(NestedFeedback, GivesTheCodesOfTheCallback) {
     round_with_feedback(problem.weight, problem.factor, {20}, rounding);
     EXPECT_TRUE(same(codes, expected)) << along_inputs;
     EXPECT_TRUE(same(compensated, rounded)) << along_inputs;
+
+    const std::vector<Level> levels{0, 2, 3};
+    std::vector<PrefixSums> sums = table_sums(3, levels, shares), of_rounded = sums;
+    NestedRounding summing = rounding;
+    summing.compensated = {};
+    summing.sums = sums;
+    round_with_feedback(problem.weight, problem.factor, {20}, summing);
+    sum_prefixes(rounded, rounding, of_rounded);
+    for (size_t k = 0; k < sums.size(); ++k) {
+      EXPECT_EQ(sums[k].weight, of_rounded[k].weight) << along_inputs << " level " << sums[k].level;
+      EXPECT_EQ(sums[k].position, of_rounded[k].position) << along_inputs << " level " << sums[k].level;
+    }
   }
 }
 
@@ -210,6 +222,14 @@ class Listener final : public Accelerator {
     asked.push_back("level_errors");
     for (int64_t k = 0; k < task.errors.rows; ++k) std::ranges::fill(task.errors.row_span(k), 5.0);
   }
+  void sum_prefixes(const PrefixTask& task) override {
+    asked.push_back("sum_prefixes");
+    for (PrefixSums& each : task.sums) std::ranges::fill(each.weight, 2.0);
+  }
+  void nested_errors(const NestedErrorTask& task) override {
+    asked.push_back("nested_errors");
+    for (int64_t k = 0; k < task.errors.rows; ++k) std::ranges::fill(task.errors.row_span(k), 6.0);
+  }
 };
 
 TEST(Accelerator, IsAskedForWhatIsHeavyWhileItIsInstalled) {
@@ -238,9 +258,16 @@ TEST(Accelerator, IsAskedForWhatIsHeavyWhileItIsInstalled) {
     cluster_rows("layer", problem.weight, same, {}, 5, 6);  // more clusters than values: done here
     const auto rounded = Registry<Quantizer>::get().make("rtn", {{"group", {0, ""}}})->quantize(task);
     EXPECT_EQ(level_errors(problem.weight, *rounded, rounded->levels()).row(0)[15], 5.0) << "its errors";
+    const std::vector<Level> levels{0, 2};
+    std::vector<PrefixSums> sums = table_sums(2, levels, {});
+    sum_prefixes(problem.weight, {}, sums);
+    EXPECT_EQ(sums.front().weight, std::vector<double>(4, 2.0));
+    const MatrixBuffer<float> positions = nested_positions(levels, {});
+    EXPECT_EQ(nested_errors(problem.weight, {}, levels, positions).row(1)[15], 6.0);
   }
   const std::vector<std::string> expected{"inverse_cholesky", "symmetric_eigen", "round_with_feedback",
-                                          "search_clips",     "cluster_rows",    "level_errors"};
+                                          "search_clips",     "cluster_rows",    "level_errors",
+                                          "sum_prefixes",     "nested_errors"};
   EXPECT_EQ(listener->asked, expected);
   notes.clear();
   round_with_feedback(problem.weight, problem.factor, {}, affine);

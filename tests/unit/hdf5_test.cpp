@@ -11,6 +11,7 @@
 #include <numeric>
 
 #include "core/error.h"
+#include "store/part_file.h"
 #include "support.h"
 
 namespace grinqh::hdf5 {
@@ -42,6 +43,26 @@ template <class T>
 class Hdf5Elements : public ::testing::Test {};
 using ElementTypes = ::testing::Types<double, float, int64_t, int32_t, uint8_t>;
 TYPED_TEST_SUITE(Hdf5Elements, ElementTypes);
+
+TYPED_TEST(Hdf5Elements, ValuesOfReservedDatasetsAreWrittenLater) {
+  const TempDir dir;
+  const auto values = counted<TypeParam>(120);
+  PartFile part(dir / "a.h5");
+  File file = File::create(part.part());
+  const auto reserve = [&](const std::string& name, const std::vector<int64_t>& shape) {
+    return file.root().create_dataset(name, element_type<TypeParam>(), shape, Storage::reserved);
+  };
+  const int64_t first = reserve("first", {8, 15}).offset(), second = reserve("second", {120}).offset();
+  reserve("empty", {0});
+  file.close();
+  part.write_at(second, std::as_bytes(std::span(values)));
+  part.write_at(first, std::as_bytes(std::span(values)));
+  part.commit();
+  const Group root = File::open(dir / "a.h5").root();
+  EXPECT_EQ(root.dataset("first").template read<TypeParam>(), values);
+  EXPECT_EQ(root.dataset("second").template read<TypeParam>(), values);
+  EXPECT_TRUE(root.dataset("empty").template read<TypeParam>().empty());
+}
 
 TYPED_TEST(Hdf5Elements, RoundTripInBothStorages) {
   const TempDir dir;
