@@ -35,10 +35,15 @@ using VI = hn::Vec<DI>;
 using VF = hn::Vec<DF>;
 constexpr int64_t kLanes = hn::MaxLanes(DI());
 
+#ifndef GRINQH_INLINE_ATTR
+// For lambdas that use vectors in registers: one that is called puts them into memory.
+#define GRINQH_INLINE_ATTR HWY_ATTR __attribute__((always_inline))
+#endif
+
 // Calls body(integral_constant 0), ..., so that loops over vectors in registers are unrolled for certain.
 template <int kCount, class Body>
 HWY_INLINE void unrolled(const Body& body) {
-  [&]<int... kIndex>(std::integer_sequence<int, kIndex...>) HWY_ATTR {
+  [&]<int... kIndex>(std::integer_sequence<int, kIndex...>) GRINQH_INLINE_ATTR {
     (body(std::integral_constant<int, kIndex>()), ...);
   }
   (std::make_integer_sequence<int, kCount>());
@@ -47,16 +52,27 @@ HWY_INLINE void unrolled(const Body& body) {
 // A pair that every lane meets.
 HWY_INLINE VI pair_everywhere(const int32_t* pair) { return hn::Set(DI(), *pair); }
 
+// `sum` as it was: sums that grow by one product after the other keep that order. Else g++ multiplies first
+// and adds in pairs, for which registers do not suffice.
+HWY_INLINE VI in_order(VI sum) {
+#if HWY_TARGET == HWY_AVX3
+  asm("" : "+v"(sum.raw));
+#elif HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_SSE4 || HWY_TARGET == HWY_SSSE3
+  asm("" : "+x"(sum.raw));
+#endif
+  return sum;
+}
+
 // sum + low(a) low(b) + high(a) high(b) in every lane.
 HWY_INLINE VI add_pair_products(VI sum, VI a, VI b) {
 #if HWY_TARGET == HWY_AVX3_DL
   return VI{_mm512_dpwssd_epi32(sum.raw, a.raw, b.raw)};
 #elif HWY_TARGET == HWY_AVX3
-  return hn::Add(sum, VI{_mm512_madd_epi16(a.raw, b.raw)});
+  return in_order(hn::Add(sum, VI{_mm512_madd_epi16(a.raw, b.raw)}));
 #elif HWY_TARGET == HWY_AVX2
-  return hn::Add(sum, VI{_mm256_madd_epi16(a.raw, b.raw)});
+  return in_order(hn::Add(sum, VI{_mm256_madd_epi16(a.raw, b.raw)}));
 #elif HWY_TARGET == HWY_SSE4 || HWY_TARGET == HWY_SSSE3
-  return hn::Add(sum, VI{_mm_madd_epi16(a.raw, b.raw)});
+  return in_order(hn::Add(sum, VI{_mm_madd_epi16(a.raw, b.raw)}));
 #else
   const auto low = [](VI v) HWY_ATTR { return hn::ShiftRight<16>(hn::ShiftLeft<16>(v)); };
   const auto high = [](VI v) HWY_ATTR { return hn::ShiftRight<16>(v); };

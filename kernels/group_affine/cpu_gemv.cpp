@@ -1,5 +1,5 @@
 // Decoding products of layout "group_affine" on the CPU: weights repacked (cpu_order.h), inputs rounded to
-// integers of 16 bits with a step for every group or 256 of them, exact integer sums.
+// integers of 15 bits with a step for every group or 256 of them, exact integer sums.
 #include <algorithm>
 #include <cstring>
 #include <vector>
@@ -30,12 +30,13 @@ CpuOrder order_of(const GroupAffineShape& shape) {
 // Puts the `width` bits of a code that a part holds to input `i` of a block. words: the lane of its output in
 // the part's first 64 bytes.
 void put_code(uint32_t* words, int width, int64_t i, uint32_t code) {
-  const auto half = static_cast<int>(i / 16 * 16), pair = static_cast<int>(i % 16);
-  const int fields = width == 3 ? 5 : 16 / width;
-  if (width == 3 && pair == 15) {
-    for (int bit = 0; bit < 3; ++bit) words[bit * 16] |= (code >> bit & 1) << (half + 15);
+  const auto quad = static_cast<int>(i / 4), byte = static_cast<int>(i % 4 * 8);
+  if (width == 3 && quad >= 6) {
+    words[(quad - 6) * 16] |= (code & 3) << (byte + 6);
+    words[2 * 16] |= code >> 2 << (byte + quad);
   } else {
-    words[pair / fields * 16] |= code << (half + pair % fields * width);
+    const int fields = 8 / width;
+    words[quad / fields * 16] |= code << (byte + quad % fields * width);
   }
 }
 
@@ -66,8 +67,8 @@ class GroupAffineGemv final : public Gemv {
   void run(Matrix<const float> x, const Precision& precision, Matrix<float> y) const override {
     check(x.cols == in() && y.cols == out() && x.rows == y.rows && x.rows <= kMaxGemvTokens, "gemv: shapes");
     check(precision.levels.empty() || precision.levels.rows == x.rows, "gemv: levels of every token");
-    const int64_t pairs = order_.blocks() * CpuOrder::kStrip, spans = std::ssize(spans_);
-    MatrixBuffer<int32_t> rounded(x.rows, pairs);
+    const int64_t limbs = order_.blocks() * 2 * CpuOrder::kBlock, spans = std::ssize(spans_);
+    MatrixBuffer<int8_t> rounded(x.rows, limbs);
     MatrixBuffer<float> steps(x.rows, spans), sums(x.rows, spans);
     std::vector<RoundedInputs> tokens;
     for (int64_t t = 0; t < x.rows; ++t) tokens.push_back({rounded.row(t), steps.row(t), sums.row(t)});
@@ -75,12 +76,12 @@ class GroupAffineGemv final : public Gemv {
       round_inputs(spans_, x.row(t), columns_.empty() ? nullptr : columns_.data(),
                    tokens[static_cast<size_t>(t)]);
     });
-    parallel_for(order_.tiles(), [&](int64_t tile) {
-      alignas(64) float sums_of_tile[kMaxGemvTokens * CpuOrder::kTile];
-      multiply_tile(order_, spans_, weights_of(tile), tokens, sums_of_tile);
-      const int64_t first = tile * CpuOrder::kTile, count = std::min(CpuOrder::kTile, out() - first);
-      for (int64_t t = 0; t < y.rows; ++t)
-        std::copy_n(sums_of_tile + t * CpuOrder::kTile, count, y.row(t) + first);
+    // Tiles that follow each other in memory are one task: what is fetched ahead is not another thread's.
+    constexpr int64_t kTasks = 64;
+    const int64_t tiles = order_.tiles(), tasks = std::min(tiles, kTasks);
+    parallel_for(tasks, [&](int64_t task) {
+      for (int64_t tile = tiles * task / tasks; tile < tiles * (task + 1) / tasks; ++tile)
+        run_tile(tile, tokens, y);
     });
   }
 
@@ -93,6 +94,14 @@ class GroupAffineGemv final : public Gemv {
         scales_(other.scales_.copy()),
         zeros_(other.zeros_.copy()),
         columns_(other.columns_) {}
+
+  void run_tile(int64_t tile, std::span<const RoundedInputs> tokens, Matrix<float> y) const {
+    alignas(64) float sums_of_tile[kMaxGemvTokens * CpuOrder::kTile];
+    multiply_tile(order_, spans_, weights_of(tile), tokens, sums_of_tile);
+    const int64_t first = tile * CpuOrder::kTile, count = std::min(CpuOrder::kTile, out() - first);
+    for (int64_t t = 0; t < y.rows; ++t)
+      std::copy_n(sums_of_tile + t * CpuOrder::kTile, count, y.row(t) + first);
+  }
 
   TileWeights weights_of(int64_t tile) const {
     const int64_t parameters = tile * order_.groups() * CpuOrder::kTile;
@@ -141,8 +150,8 @@ class GroupAffineGemv final : public Gemv {
   std::vector<float> columns_;
 };
 
-const RegisterGemv registered{"group_affine", "integer_pairs",
-                              "2 to 8 bits, any group; inputs as integers of 16 bits",
+const RegisterGemv registered{"group_affine", "integer_bytes",
+                              "2 to 8 bits, any group; inputs as integers of 15 bits",
                               [](const QuantizedLinear& layer) -> std::unique_ptr<Gemv> {
                                 return std::make_unique<GroupAffineGemv>(GroupAffineFields(layer));
                               }};

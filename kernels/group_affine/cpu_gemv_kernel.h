@@ -8,11 +8,11 @@
 
 namespace grinqh::group_affine {
 
-// One token's inputs as integers of 15 bits and a sign, with a step a span.
+// One token's inputs as integers of two signed bytes, with a step a span.
 struct RoundedInputs {
-  int32_t* pairs;  // [blocks][16]: inputs i and i + 16 of a block
-  float* steps;    // [spans]
-  float* sums;     // [spans], of the rounded inputs
+  int8_t* limbs;  // [blocks][2][32]: the upper ones, the lower ones
+  float* steps;   // [spans]
+  float* sums;    // [spans], of the rounded inputs
 };
 
 // x: [in]; columns: factors of the inputs, [in], or null.

@@ -2,11 +2,11 @@
 //
 // Outputs in tiles of 32, two strips of 16; the inputs of a group in blocks of 32, the last one padded with
 // codes of 0. A tile is contiguous: block after block, strip after strip, 64 bytes for each bit of a code. 64
-// bytes are 16 lanes of 32 bits, one an output: the low half of a lane holds inputs 0..15 of the block, the
-// high half inputs 16..31, so that a field of one lane is a pair of codes
-// (kernels/common/pair_products-inl.h). Codes of 2, 4 and 8 bits fill the halves field by field, lane after
-// lane. Codes of 3 bits go five to a half, and the three bits that three halves have over are the 16th code.
-// Codes of 5, 6 and 7 bits are two parts: their upper bits, then the lower four.
+// bytes are 16 lanes of 32 bits, one an output; byte j of a lane holds codes of inputs 4 q + j of the block,
+// q = 0 .. 7, so that a field of all bytes is four codes of each output (kernels/common/byte_products-inl.h).
+// Codes of 2, 4 and 8 bits fill the bytes field by field, lane after lane. Codes of 3 bits go two to a byte;
+// the two bits that each of three bytes has over are two codes more. Codes of 5, 6 and 7 bits are two parts:
+// their upper bits, then the lower four.
 //
 // Scales, and zero points beside them, lie apart: [tile][group][32].
 #pragma once
