@@ -92,8 +92,9 @@ TEST_F(CudaLutPlanesGemv, EveryLevelOfEveryShapeAgainstTheDequantizedWeights) {
       SCOPED_TRACE(
           fmt::format("{} x {}, level {}, {} tokens, outliers {}", c.out, c.in, level, c.tokens, c.apart));
       const std::vector<float> y = run(*gemv, x, c.tokens, {{level}});
+      // All inputs of a token are integers of one step, so that small ones lose more than by groups.
       for (int64_t token = 0; token < c.tokens; ++token)
-        EXPECT_LE(testing::gemv_error(*layer, level, x, stride, y, c.out, 0, token), 0.1 * gemv->tolerance());
+        EXPECT_LE(testing::gemv_error(*layer, level, x, stride, y, c.out, 0, token), 0.2 * gemv->tolerance());
       const auto other = gemv->clone(nullptr);
       EXPECT_EQ(run(*other, x, c.tokens, {{level}}), y);
       cuda::to_device(&level, on_device.data(), 1, nullptr);
