@@ -1,7 +1,7 @@
 // Inputs as integers, as gemv_products.cuh needs them.
 #pragma once
 
-#include "cuda/raw_inputs.cuh"
+#include "cuda/gemv_operands.cuh"
 #include "kernels/aligned_2_4_16/gemv_scales.cuh"
 
 namespace grinqh::cuda {
@@ -16,33 +16,31 @@ struct InputMemory {
 };
 
 // x of a token as integers, in the order of the units: of every slot its scale and its sum.
-template <int kTokens, class T, GemvInput::Form kForm>
+template <int kTokens, class T>
 __device__ void quantize_inputs(const GemvInput& input, int in, const Aligned2416Order& order, int token,
                                 const InputMemory& memory) {
   const int slots = order.slots(), threads = blockDim.x;
   const float factor = input_factor<T>(input, in, token, memory.scratch);
-  constexpr int kBatch = kForm == GemvInput::Form::plain ? 4 : 2;  // loads under way before the first is used
+  constexpr int kBatch = 2;  // loads under way before the first is used
   // A thread takes half a slot; whole warps leave the loop.
   const int items = slots * 2, whole = (items + 31) / 32 * 32;
   for (int first = threadIdx.x; first < whole; first += kBatch * threads) {
-    RawInputs<T, kForm> raw[kBatch];
+    float all[kBatch][8];
 #pragma unroll
     for (int n = 0; n < kBatch; ++n) {
       const int item = first + n * threads;
       const int group = item < items ? memory.groups[item / 2] : -1;
-      raw[n].load(input, in, token, group < 0 ? in : group * 16 + item % 2 * 8);  // beyond the end are zeros
+      const int from = group < 0 ? (in + 7) / 8 : group * 2 + item % 2;  // beyond the end are zeros
+      load_inputs<T>(input, in, token, from, factor, all[n]);
     }
 #pragma unroll
     for (int n = 0; n < kBatch; ++n) {
       const int item = first + n * threads, slot = item / 2, half = item % 2;
       if (item >= whole) break;
-      float v[8], square = 0, most = 0;
-      raw[n].form(v, square);
+      const float(&v)[8] = all[n];
+      float most = 0;
 #pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        v[i] *= factor;
-        most = fmaxf(most, fabsf(v[i]));
-      }
+      for (int i = 0; i < 8; ++i) most = fmaxf(most, fabsf(v[i]));
       most = fmaxf(most, __shfl_xor_sync(kAllLanes, most, 1));
       // The high byte of 32512 + 128 is still 127. Adding 3 * 2^22 leaves the rounded integer in the low
       // bits.
@@ -78,14 +76,6 @@ __device__ void quantize_inputs(const GemvInput& input, int in, const Aligned241
       }
     }
   }
-}
-
-template <int kTokens, class T>
-__device__ void quantize_inputs(const GemvInput& input, int in, const Aligned2416Order& order, int token,
-                                const InputMemory& memory) {
-  with_form(input.form, [&](auto form) {
-    quantize_inputs<kTokens, T, decltype(form)::value>(input, in, order, token, memory);
-  });
 }
 
 }  // namespace grinqh::cuda
