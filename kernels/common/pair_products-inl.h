@@ -35,9 +35,14 @@ using VI = hn::Vec<DI>;
 using VF = hn::Vec<DF>;
 constexpr int64_t kLanes = hn::MaxLanes(DI());
 
+// For lambdas that use vectors in registers: one that is called puts them into memory. Under sanitizers that
+// does not matter, and instrumented code inlined whole takes the compiler a quarter of an hour.
 #ifndef GRINQH_INLINE_ATTR
-// For lambdas that use vectors in registers: one that is called puts them into memory.
+#ifdef __SANITIZE_ADDRESS__
+#define GRINQH_INLINE_ATTR HWY_ATTR
+#else
 #define GRINQH_INLINE_ATTR HWY_ATTR __attribute__((always_inline))
+#endif
 #endif
 
 // Calls body(integral_constant 0), ..., so that loops over vectors in registers are unrolled for certain.
