@@ -1,9 +1,12 @@
 #include "kernels/nested/cuda_gemv.h"
 
 #include <algorithm>
+#include <cmath>
+#include <optional>
 #include <vector>
 
 #include "core/error.h"
+#include "core/half.h"
 #include "cuda/device_properties.h"
 #include "cuda/gemv.h"
 #include "cuda/layer_buffers.h"
@@ -13,26 +16,63 @@ namespace grinqh::cuda {
 
 namespace {
 
-// Whether a warp's outputs and a product's channels have one grid each.
+constexpr int64_t kLeastInputGroup = 32;
+
+// Outputs that share a scale with their tile's others: columns of NestedStream; -1 if groups are cut too
+// fine.
+int columns_of(const NestedShape& shape) {
+  if (shape.axis == GroupAxis::input) return 0;
+  const int64_t group = shape.group_size();
+  if (group == shape.out) return 1;
+  for (const int columns : {1, 2, 4})
+    if (group % (NestedOrder::kTile / columns) == 0) return columns;
+  return -1;
+}
+
+// The highest level that the layer stores and reads by a table; 0: none.
+int highest_tabled(const NestedShape& shape) {
+  int highest = 0;
+  for (const Level level : shape.levels)
+    if (level <= shape.table_levels) highest = std::max<int>(highest, level);
+  return highest;
+}
+
 bool has_order(const NestedShape& shape) {
-  constexpr int64_t kMost = int64_t{1} << 20;  // channels, so that offsets fit their fields
-  const int64_t extent = shape.axis == GroupAxis::input ? shape.in : shape.out, group = shape.group_size();
-  const int64_t multiple = shape.axis == GroupAxis::input ? NestedOrder::kBlock : NestedOrder::kPart;
-  return shape.table_levels == 0 && shape.planes() > 0 && shape.in <= kMost / 2 && shape.out <= kMost &&
-         (group == extent || group % multiple == 0);
+  constexpr int64_t kMost = int64_t{1} << 20;  // so that offsets fit their types
+  const bool whole = shape.group_size() == shape.in;
+  return highest_tabled(shape) <= NestedTable::kMaxLevel && shape.planes() > 0 && shape.in <= kMost / 2 &&
+         shape.out <= kMost && columns_of(shape) >= 0 &&
+         (shape.axis == GroupAxis::output || whole || shape.group_size() % kLeastInputGroup == 0);
+}
+
+// False if an entry lies outside of what the kernel's tables hold.
+bool pack_table(const QuantizedLinear& layer, int level, NestedTable& packed) {
+  for (const NamedBuffer& buffer : layer.buffers()) {
+    if (buffer.name != "table") continue;
+    const auto* entries =
+        reinterpret_cast<const uint16_t*>(buffer.bytes.data()) + NestedShape::table_offset(level);
+    for (int prefix = 0; prefix < 1 << level; ++prefix) {
+      const float steps = std::round(from_half(entries[prefix]) * 256);
+      if (!(steps >= 0 && steps < 65536)) return false;
+      const auto entry = static_cast<uint32_t>(steps);
+      packed.high[prefix / 4] |= (entry >> 8) << 8 * (prefix % 4);
+      packed.low[prefix / 4] |= (entry & 255) << 8 * (prefix % 4);
+    }
+    return true;
+  }
+  return false;
 }
 
 bool alike(const NestedShape& a, const NestedShape& b) {
   // Groups along the outputs are the packing's business alone.
-  return a.in == b.in && a.axis == b.axis && a.levels == b.levels &&
+  return a.in == b.in && a.axis == b.axis && a.levels == b.levels && highest_tabled(a) == highest_tabled(b) &&
          (a.axis == GroupAxis::output || a.group_size() == b.group_size());
 }
 
-NestedOrder order_of(const NestedShape& shape, int across) {
+NestedOrder order_of(const NestedShape& shape) {
   NestedOrder order;
-  order.across = across;
   order.in = static_cast<int>(shape.in);
-  order.padded_in = (order.in + NestedOrder::kBlock - 1) / NestedOrder::kBlock * NestedOrder::kBlock;
+  order.padded_in = (order.in + NestedOrder::kStep - 1) / NestedOrder::kStep * NestedOrder::kStep;
   int from = 0;
   for (const int level : shape.levels)
     while (from < level) {
@@ -44,23 +84,42 @@ NestedOrder order_of(const NestedShape& shape, int across) {
   return order;
 }
 
+// All but the addresses; nothing if the kernel cannot take the layers, or not together.
+std::optional<NestedStream> described(GemvLayers layers) {
+  const NestedShape first = NestedShape::of(layers.front()->attributes());
+  NestedStream weights;
+  weights.order = order_of(first);
+  const int tabled = highest_tabled(first);
+  while (weights.tabled_planes < weights.order.planes && weights.order.end[weights.tabled_planes] <= tabled)
+    ++weights.tabled_planes;
+  weights.groups = static_cast<int>(first.groups());
+  weights.group = weights.groups == 1 ? weights.order.padded_in : static_cast<int>(first.group_size());
+  weights.columns = columns_of(first);
+  for (const QuantizedLinear* layer : layers) {
+    const NestedShape shape = NestedShape::of(layer->attributes());
+    if (!has_order(shape) || !alike(shape, first)) return std::nullopt;
+    weights.columns = std::max(weights.columns, columns_of(shape));
+    const int at = weights.layers++;
+    const int64_t tiles = (shape.out + NestedOrder::kTile - 1) / NestedOrder::kTile;
+    weights.first_tile[at + 1] = weights.first_tile[at] + static_cast<int>(tiles);
+    weights.first_output[at + 1] = weights.first_output[at] + static_cast<int>(shape.out);
+    for (const Level level : shape.levels)
+      if (level > 0 && level <= tabled && !pack_table(*layer, level, weights.tables[at][level]))
+        return std::nullopt;
+  }
+  if (!nested_gemv_fits(weights)) return std::nullopt;
+  return weights;
+}
+
 class NestedGemv final : public Gemv {
  public:
-  NestedGemv(GemvLayers layers, int64_t out, int multiprocessors, Stream stream)
-      : Gemv(out, layers.front()->in()), multiprocessors_(multiprocessors) {
-    const NestedShape first = NestedShape::of(layers.front()->attributes());
-    levels_ = first.levels;
-    weights_.order = order_of(first, nested_parts_across(out, multiprocessors));
-    weights_.by_input = first.axis == GroupAxis::input;
-    weights_.groups = static_cast<int>(first.groups());
-    weights_.group = weights_.groups == 1 ? weights_.order.padded_in : static_cast<int>(first.group_size());
-    for (const QuantizedLinear* layer : layers) {
-      const int64_t tiles = (layer->out() + weights_.order.tile() - 1) / weights_.order.tile();
-      const int at = weights_.layers++;
-      weights_.first_tile[at + 1] = weights_.first_tile[at] + static_cast<int>(tiles);
-      weights_.first_output[at + 1] = weights_.first_output[at] + static_cast<int>(layer->out());
+  // weights: as described() by the layers.
+  NestedGemv(GemvLayers layers, const NestedStream& weights, Stream stream)
+      : Gemv(weights.first_output[weights.layers], layers.front()->in()),
+        levels_(NestedShape::of(layers.front()->attributes()).levels),
+        weights_(weights) {
+    for (const QuantizedLinear* layer : layers)
       grid_bytes_read_.push_back(NestedShape::of(layer->attributes()).parameters() * kGrid);
-    }
     allocate(stream);
     for (int at = 0; at < weights_.layers; ++at) {
       const QuantizedLinear& layer = *layers[static_cast<size_t>(at)];
@@ -76,8 +135,8 @@ class NestedGemv final : public Gemv {
       const int64_t tile = weights_.first_tile[at];
       pack_nested_digits(source, weights_.order, digits_.as<uint8_t>() + tile * weights_.order.tile_bytes(),
                          stream);
-      pack_nested_grids(source, weights_.order, weights_.by_input,
-                        grids_.as<uint32_t>() + tile * grids_of_tile(), stream);
+      pack_nested_grids(source, weights_.order, weights_.columns,
+                        grids_.as<uint32_t>() + tile * weights_.grids_of_tile(), stream);
       check_call(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
     }
   }
@@ -96,7 +155,7 @@ class NestedGemv final : public Gemv {
         bytes += channels * static_cast<int64_t>(level) * ((outputs + 7) / 8);
         read += channels;
       }
-      bytes += weights_.by_input ? grid_bytes_read_[layer] : grid_bytes_read_[layer] / in() * read;
+      bytes += weights_.by_input() ? grid_bytes_read_[layer] : grid_bytes_read_[layer] / in() * read;
     }
     return bytes;
   }
@@ -121,7 +180,7 @@ class NestedGemv final : public Gemv {
     if (input.x.rows == 0) return;
     NestedReading of_layers[kMaxNestedLayers];
     for (size_t i = 0; i < readings.size(); ++i) of_layers[i] = resolved(readings[i]);
-    nested_gemv(weights_, of_layers, input, output, multiprocessors_, stream);
+    nested_gemv(weights_, of_layers, input, output, stream);
   }
 
  private:
@@ -131,19 +190,13 @@ class NestedGemv final : public Gemv {
       : Gemv(other.out(), other.in()),
         levels_(other.levels_),
         grid_bytes_read_(other.grid_bytes_read_),
-        weights_(other.weights_),
-        multiprocessors_(other.multiprocessors_) {
+        weights_(other.weights_) {
     allocate(stream);
   }
 
-  int64_t grids_of_tile() const {
-    const int64_t part =
-        weights_.by_input ? int64_t{weights_.groups} * NestedOrder::kPart : weights_.order.padded_in;
-    return weights_.order.across * part;
-  }
   void allocate(Stream stream) {
     digits_ = Bytes(weights_.tiles() * weights_.order.tile_bytes(), stream);
-    grids_ = Bytes(weights_.tiles() * grids_of_tile() * kGrid, stream);
+    grids_ = Bytes(weights_.tiles() * weights_.grids_of_tile() * kGrid, stream);
     weights_.digits = digits_.as<uint8_t>();
     weights_.grids = grids_.as<uint32_t>();
   }
@@ -169,19 +222,14 @@ class NestedGemv final : public Gemv {
   std::vector<int64_t> grid_bytes_read_;  // of a layer, all its channels
   NestedStream weights_;
   Bytes digits_, grids_;
-  int multiprocessors_ = 0;
 };
 
 std::unique_ptr<Gemv> make(GemvLayers layers, Stream stream) {
   const DeviceProperties device = device_properties();
   if (device.major < 9 || std::ssize(layers) > kMaxNestedLayers) return nullptr;
-  int64_t out = 0;
-  for (const QuantizedLinear* layer : layers) {
-    const NestedShape shape = NestedShape::of(layer->attributes());
-    if (!has_order(shape) || !alike(shape, NestedShape::of(layers.front()->attributes()))) return nullptr;
-    out += layer->out();
-  }
-  return std::make_unique<NestedGemv>(layers, out, device.multiprocessors, stream);
+  const std::optional<NestedStream> weights = described(layers);
+  if (!weights) return nullptr;
+  return std::make_unique<NestedGemv>(layers, *weights, stream);
 }
 
 const RegisterGemv registered{"nested", "slots",

@@ -1,265 +1,362 @@
-// The kernel of the order in gemv_order.h. A token's work is slots, 32 channels' rows of a digit plane each,
-// plane by plane. The integers that stand for x are the same for all planes; between planes the sums are
-// raised by what the digits behind are worth less.
-#include "cuda/launch.cuh"
+// The kernel of the order in gemv_order.h. The integers that stand for x are the same for all planes; between
+// planes the sums are raised by what the digits behind are worth less.
+#include <array>
+#include <atomic>
+
+#include "cuda/gemv_launch.cuh"
+
 #include "kernels/nested/cuda_gemv.h"
-#include "kernels/nested/gemv_outputs.cuh"
-#include "kernels/nested/gemv_plan.cuh"
-#include "kernels/nested/gemv_warp.cuh"
+#include "kernels/nested/gemv_tables.cuh"
 
 namespace grinqh::cuda {
 
 namespace nested {
 
 #if __CUDA_ARCH__ >= 900
-
-__device__ inline void prefetch(const void* from, int64_t bytes) {
-  if (bytes > 0)
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(static_cast<uint32_t>(bytes))
-                 : "memory");
-}
-
-// Brings to the second cache what this warp will need whatever the inputs are, and rows that it will probably
-// need: those of the first plane that depends on them. One lane.
+// Integers of a unit and what belongs to them; along the inputs they serve all tiles.
 template <class S>
-__device__ void prefetch_certain(const Problem& p, const Span& share) {
-  if (share.end <= share.begin) return;
-  const int layer = layer_of(p.w, share.tile);
-  const GradingRule& rule = p.readings[layer].rule;
-  const int64_t channels = share.end - share.begin;
-  const int64_t part = int64_t{share.tile} * p.w.order.across + share.part;
-  if constexpr (S::kByInput) {
-    const int first = share.begin / p.w.group, last = min((share.end - 1) / p.w.group, p.w.groups - 1);
-    prefetch(p.w.grids + (part * p.w.groups + first) * NestedOrder::kPart,
-             int64_t{last - first + 1} * NestedOrder::kPart * 4);
+__device__ void prepare_unit(const Problem& p, const Warp& warp, int unit, bool first_tile,
+                             const uint32_t* grids, Factors<S> (&made)[S::kTokens]) {
+  auto* kept = reinterpret_cast<UnitSums*>(warp.memory + p.plan.units) + unit * S::kTokens;
+  if (!S::kByInput || first_tile) {
+#pragma unroll
+    for (int t = 0; t < S::kTokens; ++t) {
+      made[t] = make_integers<S>(p, warp, t, unit, grids, warp.integers(p, t, unit));
+      if (S::kByInput && warp.lane == 0) kept[t] = {made[t].unit, made[t].inputs, made[t].middles[0]};
+    }
+    __syncwarp();
   } else {
-    prefetch(p.w.grids + part * p.w.order.padded_in + share.begin, channels * 4);
-  }
-  if (share.part != 0) return;
-  if (!rule.shared && aligned(rule, p.w.order.in))
-    for (int step = 0; step + 1 < rule.count; ++step)
-      prefetch(rule.thresholds + int64_t{step} * p.w.order.in + share.begin,
-               int64_t{min(share.end, p.w.order.in) - share.begin} * 4);
-  int64_t left = p.prefetched;
-  for (int plane = 0; plane < p.w.order.planes && left > 0; ++plane) {
-    const uint8_t step = p.steps[layer][plane];
-    if (step != Problem::kAlways && step != 0) break;
-    const int row = p.w.order.row_bytes(plane);
-    const int64_t bytes = min(left, channels * row);
-    prefetch(p.w.digits + share.tile * p.w.order.tile_bytes() + p.w.order.plane_at(plane) +
-                 int64_t{share.begin} * row,
-             bytes);
-    left -= bytes;
+#pragma unroll
+    for (int t = 0; t < S::kTokens; ++t)
+      made[t].unit = kept[t].unit, made[t].inputs = kept[t].inputs, made[t].middles[0] = kept[t].middles;
   }
 }
 
+// Plane by plane, the sums raised between them.
 template <class S>
-__device__ inline void await_all_but(int pending) {
-  if (S::kDepth > 4 && pending >= S::kDepth - 1)
-    wait_copies<S::kDepth - 1>();
-  else if (pending >= 3)
-    wait_copies<3>();
-  else if (pending == 2)
-    wait_copies<2>();
-  else if (pending == 1)
-    wait_copies<1>();
-  else
-    wait_copies<0>();
+__device__ void multiply_digits(const Problem& p, const Warp& warp, int unit, int number, Ring<S>& ring,
+                                const Factors<S> (&made)[S::kTokens], const uint32_t* grids, Outputs<S>& y) {
+  const int most = S::kTables ? linear_count(p, warp, unit) : p.unit;
+  if (S::kTables && most == 0) return;
+  const Columns<S> columns(p, warp, unit);
+  Sums<S> sums;
+  sums.clear();
+  int last_end = 0;
+  for (int plane = 0; plane < p.w.order.planes; ++plane) {
+    const int count = min(most, warp.count_of(p, unit, plane)), end = p.w.order.end[plane];
+    if (count == 0) break;
+    if (plane > 0) sums.raise(end - last_end);
+    last_end = end;
+    const bool pairs = !S::kSingles || p.w.order.bits(plane) == 2;
+#pragma unroll 1
+    for (int position = 0; position < count; position += pairs ? 16 : 32) {
+      ring.await();
+      __syncwarp();
+      const auto fetch = [&] { ring.fetch_one(number + 1); };
+      const int steps = (count - position + NestedOrder::kStep - 1) / NestedOrder::kStep;
+      if (pairs)
+        multiply_pairs<S>(ring.oldest(), columns, position, steps, plane, warp.lane, sums, fetch);
+      else
+        multiply_singles<S>(ring.oldest(), columns, position, steps, plane, warp.lane, sums, fetch);
+      ring.release();
+    }
+  }
+#pragma unroll
+  for (int t = 0; t < S::kTokens; ++t)
+    add_digit_sums<S>(sums, t, last_end, warp.lane, made[t], grids, y.of[t]);
+}
+
+// Channels of levels that have tables, level by level, 16 channels at a time.
+template <class S>
+__device__ void multiply_tables(const Problem& p, const Warp& warp, int unit, int number, Ring<S>& ring,
+                                const Factors<S>& made, const uint32_t* grids, float (&y)[kOwned]) {
+  for (int planes = p.w.tabled_planes; planes > 0; --planes) {
+    const int begin = warp.count_of(p, unit, planes), end = warp.count_of(p, unit, planes - 1);
+    if (begin >= end) continue;
+    const int level = p.w.order.end[planes - 1];
+    const NestedTable table = p.w.tables[warp.layer][level];
+    Sums<S> sums;
+    sums.clear();
+#pragma unroll 1
+    for (int position = begin; position < end; position += 16) {
+      const int steps = (end - position + NestedOrder::kStep - 1) / NestedOrder::kStep;
+      Nibbles codes;
+      for (int plane = 0; plane < planes; ++plane) {
+        ring.await();
+        __syncwarp();
+        codes.append(ring.oldest(), S::kSingles && p.w.order.bits(plane) == 1, warp.lane);
+        ring.fetch_one(number + 1);
+        ring.release();
+      }
+      if (level <= 2)
+        multiply_codes<S, 2>(codes, table, p, warp, unit, position, steps, sums);
+      else if (S::kSingles && level == 3)
+        multiply_codes<S, 3>(codes, table, p, warp, unit, position, steps, sums);
+      else
+        multiply_codes<S, 4>(codes, table, p, warp, unit, position, steps, sums);
+    }
+    add_code_sums<S>(sums, warp.lane, made, grids, y);
+  }
 }
 
 template <class S>
 __device__ void run_tiles(const Problem& p, uint8_t* shared) {
-  const Plan plan = Plan::of<S>(p.w.order, p.cluster);
-  int lane;  // volatile, so that it is not read again in the loop
-  asm volatile("mov.u32 %0, %%laneid;" : "=r"(lane));
-  const int number_in_block = threadIdx.x / 32, across = p.w.order.across;
-  const int part = number_in_block % across, teams = kWarps / across;
-  // This warp's channels of every tile.
-  const int blocks = p.w.order.padded_in / NestedOrder::kBlock, shares = p.cluster * teams;
-  const int share = rank_in_cluster() * teams + number_in_block / across;
-  const int begin = share * blocks / shares * NestedOrder::kBlock,
-            end = (share + 1) * blocks / shares * NestedOrder::kBlock;
-  Round ahead;
-  ahead.span = {static_cast<int>(blockIdx.x) / p.cluster, part, begin, begin};
-  if (lane == 0) prefetch_certain<S>(p, {ahead.span.tile, part, begin, end});
+  const int lane = threadIdx.x % 32, in_block = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0);
+  const int cluster = cluster_number();
+  int layer = 0;
+  while (cluster >= p.first_cluster[layer + 1]) ++layer;
+  const int step = p.first_cluster[layer + 1] - p.first_cluster[layer];
+  const int first_tile = p.w.first_tile[layer] + cluster - p.first_cluster[layer],
+            end_tile = p.w.first_tile[layer + 1];
+  Warp warp;
+  warp.memory = shared + in_block * p.plan.warp_bytes;
+  warp.lane = lane;
+  warp.begin = min((rank_in_cluster() * S::kWarps + in_block) * p.share, p.w.order.in);
+  warp.count = min(p.share, p.w.order.in - warp.begin);
+  warp.layer = layer;
+  warp.listed = p.readings[layer].rule.count > 0;
+
+  const GradingRule& rule = p.readings[layer].rule;
+  Ring<S> ring(p, warp, first_tile, end_tile, step);
+  Thresholds thresholds;
+  if (warp.listed) {
+    thresholds.stage(p, rule, warp.begin, warp.count, lane, warp.memory, S::kDepth * kSlotBytes);
+    ring.fetch_first_grids();
+    ring.prefetch_likely();
+  } else {
+    ring.fetch_first_grids();
+    ring.begin();
+    ring.template fill<S::kDepth - 1>(0);
+  }
   wait_for_inputs();
+  auto* factors = reinterpret_cast<float*>(shared + p.plan.factors);
   if (p.input.form == GemvInput::Form::rms_norm) {
-    auto* scratch = reinterpret_cast<float*>(shared + plan.scratch);
+    float* of_tokens = factors + 36;
     for (int t = 0; t < p.tokens; ++t) {
       const float factor = p.input.x.type == Type::bf16
-                               ? input_factor<__nv_bfloat16>(p.input, p.w.order.in, t, scratch)
-                               : input_factor<float>(p.input, p.w.order.in, t, scratch);
-      if (threadIdx.x == 0) reinterpret_cast<float*>(shared + plan.factors)[t] = factor;
+                               ? input_factor<__nv_bfloat16>(p.input, p.w.order.in, t, factors)
+                               : input_factor<float>(p.input, p.w.order.in, t, factors);
+      if (threadIdx.x == 0) of_tokens[t] = factor;
     }
     __syncthreads();
+    factors = of_tokens;
   }
+  if (warp.listed && !rule.shared) {
+    wait_copies<0>();
+    __syncwarp();
+  }
+  take_inputs<S>(p, warp, factors, thresholds);
+  if (warp.listed) ring.begin();
 
-  const Warp<S> warp(p, plan, shared, lane);
-  const int tiles = p.w.tiles();
-  Round now;
-  now.span = ahead.span;
-  Sums sums;
-  int number = -1;        // of the round in use
-  uint32_t entry_at = 0;  // of the next slot to multiply
-  int left = 0;           // slots of it
-  uint32_t place = 0;     // of that slot in the ring
-  Flow flow;
-  bool prepared = false;  // `ahead` is the round after `now`, and is being fetched
-  bool first = true;
-  clear<S>(warp.y(), lane);
-  while (true) {
-    if (!prepared && flow.left == 0 && ahead.span.tile < tiles) {
-      Span& span = ahead.span;
-      if (!first && span.end >= end) {
-        span.tile += p.clusters;
-        span.end = begin;
-      }
-      first = false;
-      if (span.tile < tiles) {
-        span.begin = span.end;
-        span.end = min(end, span.begin + kRound);
-        if constexpr (S::kByInput)
-          span.end = min(span.end, (span.begin / p.w.group + S::kGroups) * p.w.group);
-        warp.prepare((number + 1) & 1, ahead, flow);
-        prepared = true;
-      }
+  int number = 0, tile_number = 0;  // of the unit, of the tile
+  for (int tile = first_tile; tile < end_tile; tile += step, ++tile_number) {
+    Outputs<S> y;
+    y.clear();
+    for (int unit = 0; unit * p.unit < warp.count; ++unit, ++number) {
+      ring.template fill<S::kDepth - 1>(number);
+      if (warp.count_of(p, unit, 0) == 0) continue;
+      const auto* grids = reinterpret_cast<const uint32_t*>(
+          warp.memory + p.plan.grids + (number & (p.plan.buffers - 1)) * p.plan.grid_bytes);
+      if (number == 0)
+        ring.await_first_grids();
+      else
+        ring.await();
+      __syncwarp();
+      Factors<S> made[S::kTokens];
+      prepare_unit<S>(p, warp, unit, tile_number == 0, grids, made);
+      multiply_digits<S>(p, warp, unit, number, ring, made, grids, y);
+      if constexpr (S::kTables) multiply_tables<S>(p, warp, unit, number, ring, made[0], grids, y.of[0]);
+#pragma unroll
+      for (int t = 0; t < S::kTokens; ++t) add_middles<S>(made[t], lane, grids, y.of[t]);
+      __syncwarp();
     }
-    // Up to where the next round must be prepared, or to the end.
-    int run = !prepared && flow.left > 0 ? flow.left : left;
-    if (run > 0) {
-      left -= run;
-#pragma unroll 1
-      for (; run > 0; --run) {
-        const uint32_t entry = load_pair(entry_at).x;
-        const uint2 b = warp.column(entry, entry_at, now);
-        await_all_but<S>(flow.in_flight - 1);
-        __syncwarp();
-        warp.multiply(entry, b, place, sums);
-        __syncwarp();
-        place = (place + kSlotBytes) % Warp<S>::kRing;
-        --flow.in_flight;
-        entry_at += SlotList<S>::kWords * 4;
-        if (flow.left > 0) warp.fetch_next(flow);
-      }
-      continue;
-    }
-    if (number >= 0) {
-      add_round<S>(p, now.span, sums, now.last_end, now.factors, warp.y());
-      if (now.span.end == end) {
-        finish_tile<S>(p, plan, shared, now.span.tile, layer_of(p.w, now.span.tile));
-        if (now.span.tile + p.clusters >= tiles) break;
-        __syncthreads();
-        if (p.cluster > 1) arrive_apart();
-        clear<S>(warp.y(), lane);
-      }
-    }
-    now = ahead;
-    prepared = false;
-    left = now.slots;
-    entry_at = now.list;
-    ++number;
-    sums.clear();
+    finish_tile<S>(p, shared, tile, layer, tile_number, y);
   }
 }
 #endif
 
 template <class S>
-__global__ void __launch_bounds__(kThreads, S::kTokens == 1 ? 2 : 1)
-    gemv_kernel(const __grid_constant__ Problem p) {
+__global__ void __launch_bounds__(S::kThreads, 1) gemv_kernel(const __grid_constant__ Problem p) {
 #if __CUDA_ARCH__ >= 900
   extern __shared__ __align__(128) uint8_t shared[];
   let_next_begin();
-  if (p.cluster > 1) arrive_apart();
+  if (p.cluster > 1) {
+    if (threadIdx.x == 0) prepare_inbox(p, shared);
+    arrive_relaxed();
+  }
   run_tiles<S>(p, shared);
 #else
   __trap();
 #endif
 }
 
+// Planes that end within the level.
+uint8_t planes_within(const NestedOrder& order, int level) {
+  int count = 0;
+  while (count < order.planes && order.end[count] <= level) ++count;
+  return static_cast<uint8_t>(count);
+}
+
+int divide_up(int a, int b) { return (a + b - 1) / b; }
+
+// Channels of a unit and of a warp, for a tile that so many warps share; units: at least so many a warp.
+void share_channels(Problem& p, int warps, int most_unit, int units, int spare) {
+  const int in = p.w.order.in;
+  if (p.w.by_input()) {
+    // Units are parts of groups, so that each has its scales.
+    p.unit = p.w.groups == 1 ? most_unit : p.w.group;
+    if (p.unit > most_unit) {
+      int parts = divide_up(p.unit, most_unit);
+      while (p.unit % (parts * NestedOrder::kStep) != 0) ++parts;
+      p.unit /= parts;
+    }
+    p.units = divide_up(divide_up(in, p.unit), warps);
+    p.share = p.units * p.unit;
+  } else {
+    p.share = divide_up(divide_up(in, NestedOrder::kStep), warps) * NestedOrder::kStep;
+    p.units = max(units, divide_up(p.share, most_unit));
+    p.unit = divide_up(divide_up(p.share, NestedOrder::kStep), p.units) * NestedOrder::kStep;
+  }
+  p.padded = (p.units * p.unit + 15) / 16 * 16;
+  p.places = p.unit + spare;
+}
+
+// A block has a multiprocessor to itself: with room for two, blocks of a launch share multiprocessors while
+// others have none, as the launch before leaves them.
+constexpr int kLeastShared = 116 * 1024, kMostShared = 227 * 1024;
+
+// Clusters that the device holds at once.
+template <class S>
+int resident_clusters(int cluster) {
+  static std::array<std::atomic<int>, 9> known;
+  if (known[static_cast<size_t>(cluster)] == 0) {
+    const auto kernel = gemv_kernel<S>;
+    check_call(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kMostShared),
+               "cudaFuncSetAttribute");
+    cudaLaunchAttribute attribute;
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim.x = static_cast<unsigned>(cluster);
+    attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(static_cast<unsigned>(cluster));
+    config.blockDim = dim3(S::kThreads);
+    config.dynamicSmemBytes = kMostShared;
+    config.attrs = &attribute;
+    config.numAttrs = 1;
+    int count = 0;
+    check_call(cudaOccupancyMaxActiveClusters(&count, kernel, &config), "cudaOccupancyMaxActiveClusters");
+    known[static_cast<size_t>(cluster)] = count;
+  }
+  return known[static_cast<size_t>(cluster)];
+}
+
+// The cut that leaves a warp the least work, where a tile costs as much as 48 channels beside its own, and 10
+// for each block of the cluster (fitted on an H100). False if there is none whose arrays fit.
+template <class S>
+bool cut(Problem& p) {
+  const int tiles = p.w.tiles();
+  int best_cost = 0;
+  Problem trial = p;
+  for (int cluster = 1; cluster <= 8; ++cluster) {
+    trial.cluster = cluster;
+    trial.owned = divide_up(NestedOrder::kTile, cluster);
+    trial.owned_inverse = 65536 / trial.owned + 1;
+    const int clusters = min(tiles, max(p.w.layers, resident_clusters<S>(cluster)));
+    // Each layer's clusters by its tiles.
+    int most_tiles = 1;
+    for (int i = 0; i < p.w.layers; ++i) {
+      const int own = p.w.first_tile[i + 1] - p.w.first_tile[i];
+      const int given = max(1, min(own, static_cast<int>(int64_t{clusters} * own / tiles)));
+      trial.first_cluster[i + 1] = trial.first_cluster[i] + given;
+      most_tiles = max(most_tiles, divide_up(own, given));
+    }
+    constexpr int kMostParts = 4;
+    for (int units = 1; units <= kMostParts; ++units) {
+      share_channels(trial, cluster * S::kWarps, S::kMaxUnit, units, S::kSpare);
+      trial.plan = plan_of<S>(trial, most_tiles);
+      if (trial.plan.bytes <= kMostShared) break;
+    }
+    const int cost = most_tiles * (trial.units * trial.unit + 48 + 10 * cluster);
+    if (trial.plan.bytes > kMostShared || (best_cost > 0 && cost >= best_cost)) continue;
+    trial.likely = trial.share * 3 / 10 / NestedOrder::kStep * NestedOrder::kStep;
+    best_cost = cost;
+    p = trial;
+  }
+  return best_cost > 0;
+}
+
 template <class S>
 void launch(const Problem& p, Stream stream) {
-  const Plan plan = Plan::of<S>(p.w.order, p.cluster);
-  const auto kernel = gemv_kernel<S>;
-  check_call(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, plan.bytes),
-             "cudaFuncSetAttribute");
-  // Without it the multiprocessor keeps no more shared memory than one block needs.
-  check_call(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
-                                  cudaSharedmemCarveoutMaxShared),
-             "cudaFuncSetAttribute");
-  LaunchShape shape{dim3(static_cast<unsigned>(p.clusters * p.cluster)), dim3(kThreads),
-                    static_cast<size_t>(plan.bytes)};
+  LaunchShape shape{dim3(static_cast<unsigned>(p.first_cluster[p.w.layers] * p.cluster)), dim3(S::kThreads),
+                    static_cast<size_t>(max(p.plan.bytes, kLeastShared))};
   shape.cluster = p.cluster;
-  launch_early("nested gemv", kernel, shape, stream, p);
+  launch_streaming("nested gemv", gemv_kernel<S>, shape, stream, p);
 }
 
-template <bool kByInput>
-void launch_for(const Problem& p, Stream stream) {
-  if (p.tokens > 1)
-    launch<Shape<4, kByInput, 4>>(p, stream);
-  else
-    launch<Shape<1, kByInput, 8>>(p, stream);
+// run(Shape) of what the layers and the number of tokens ask for. kLane: channels of a lane.
+template <int kTokens, bool kTables, int kLane, class Run>
+auto with_shape(const NestedStream& w, const Run& run) {
+  const auto of_columns = [&]<int kColumns>() {
+    const bool singles = w.order.planes * 2 != w.order.end[w.order.planes - 1];
+    return singles ? run(Shape<kTokens, kColumns, true, kTables, kLane>())
+                   : run(Shape<kTokens, kColumns, false, kTables, kLane>());
+  };
+  switch (w.columns) {
+    case 0:
+      return of_columns.template operator()<0>();
+    case 1:
+      return of_columns.template operator()<1>();
+    case 2:
+      return of_columns.template operator()<2>();
+    default:
+      return of_columns.template operator()<4>();
+  }
 }
 
-// The step of a reading that decides on a plane.
-uint8_t step_of(const NestedReading& reading, int end) {
-  const GradingRule& rule = reading.rule;
-  const int certain = rule.count > 0 ? rule.levels[0] : reading.level;
-  if (end <= certain) return Problem::kAlways;
-  for (int step = 0; step + 1 < rule.count; ++step)
-    if (end <= rule.levels[step + 1]) return static_cast<uint8_t>(step);
-  return Problem::kNever;
+Problem problem_of(const NestedStream& w, const NestedReading* readings) {
+  Problem p{};
+  p.w = w;
+  p.tile_bytes = w.order.tile_bytes();
+  p.grids_of_tile = w.grids_of_tile();
+  for (int plane = 0; plane < w.order.planes; ++plane)
+    p.plane_at[plane] = static_cast<uint32_t>(w.order.plane_at(plane));
+  for (int i = 0; readings != nullptr && i < w.layers; ++i) {
+    p.readings[i] = readings[i];
+    const GradingRule& rule = readings[i].rule;
+    p.planes_at[i][0] = planes_within(w.order, readings[i].level);
+    for (int step = 0; step < rule.count; ++step)
+      p.planes_at[i][step] = planes_within(w.order, rule.levels[step]);
+  }
+  return p;
 }
 
 }  // namespace nested
 
-// Measured on an H100: rows as short as one warp's let the fewest blocks share a tile's sums; where there are
-// tiles in plenty, graded reading gains from whole lines.
-int nested_parts_across(int64_t out, int multiprocessors) {
-  return out > int64_t{2} * multiprocessors * NestedOrder::kPart ? 4 : 1;
-}
-
-NestedLaunch nested_launch(const NestedStream& w, int multiprocessors) {
-  NestedLaunch shape;
-  const int tiles = w.tiles(), resident = 2 * multiprocessors;
-  while (shape.cluster < 4 && tiles * shape.cluster * 2 <= resident) shape.cluster *= 2;
-  const int most = resident / shape.cluster;
-  shape.clusters = tiles < most ? tiles : most;
-  shape.prefetched = 4096;
-  return shape;
-}
-
-void nested_gemv(const NestedStream& w, const NestedLaunch& shape, const NestedReading* readings,
-                 const GemvInput& input, const GemvOutput& output, Stream stream) {
-  nested::Problem p{};
-  p.w = w;
-  for (int i = 0; i < w.layers; ++i) {
-    p.readings[i] = readings[i];
-    for (int plane = 0; plane < w.order.planes; ++plane)
-      p.steps[i][plane] = nested::step_of(readings[i], w.order.end[plane]);
-  }
-  p.input = input;
-  p.output = output;
-  p.tokens = static_cast<int>(input.x.rows);
-  p.cluster = shape.cluster;
-  p.clusters = shape.clusters;
-  p.prefetched = static_cast<int>(shape.prefetched);
-  if (w.by_input)
-    nested::launch_for<true>(p, stream);
-  else
-    nested::launch_for<false>(p, stream);
+bool nested_gemv_fits(const NestedStream& w) {
+  nested::Problem p = nested::problem_of(w, nullptr);
+  const auto fits = [&]<class S>(S) { return nested::cut<S>(p); };
+  return w.tabled_planes > 0 ? nested::with_shape<1, true, 4>(w, fits)
+                             : nested::with_shape<1, false, 8>(w, fits);
 }
 
 void nested_gemv(const NestedStream& w, const NestedReading* readings, const GemvInput& input,
-                 const GemvOutput& output, int multiprocessors, Stream stream) {
-  const ConstView& x = input.x;
-  for (int64_t first = 0; first < x.rows; first += 4) {
-    GemvInput some = input;
-    some.x.rows = x.rows - first < 4 ? x.rows - first : 4;
-    some.x.data = static_cast<const char*>(x.data) + first * x.stride * size_of(x.type);
-    GemvOutput there = output;
-    there.y = output.y.rows_between(first, first + some.x.rows);
-    nested_gemv(w, nested_launch(w, multiprocessors), readings, some, there, stream);
-  }
+                 const GemvOutput& output, Stream stream) {
+  nested::Problem p = nested::problem_of(w, readings);
+  const auto launch = [&]<class S>(S) {
+    if (!nested::cut<S>(p)) return false;
+    // Where a warp has few channels, a lane has four.
+    if (S::kTokens == 1 && S::kLane == 8 && p.share <= 128) return false;
+    nested::launch<S>(p, stream);
+    return true;
+  };
+  run_by_tokens(input, output, [&](const GemvInput& some, const GemvOutput& there) {
+    p.input = some;
+    p.output = there;
+    p.tokens = static_cast<int>(some.x.rows);
+    if (w.tabled_planes > 0) return p.tokens == 1 && nested::with_shape<1, true, 4>(w, launch);
+    if (p.tokens > 1) return p.tokens <= 4 && nested::with_shape<4, false, 8>(w, launch);
+    return nested::with_shape<1, false, 8>(w, launch) || nested::with_shape<1, false, 4>(w, launch);
+  });
 }
 
 }  // namespace grinqh::cuda

@@ -9,20 +9,34 @@ namespace grinqh::cuda {
 
 constexpr int kMaxNestedLayers = 4;
 
+// Positions by the upper bits of a code, for levels that have a table: 2^-8 of the 8-bit step, high bytes and
+// low bytes, four to a word. (PRMT looks up four of sixteen at once; there are no wider tables.)
+struct NestedTable {
+  static constexpr int kMaxLevel = 4;
+  uint32_t high[4] = {}, low[4] = {};
+};
+
 // Tiles of several layers one after another; a layer's outputs begin with a tile.
 struct NestedStream {
   NestedOrder order;
   const uint8_t* digits = nullptr;  // [tiles][order.tile_bytes()]
-  // scale | minimum << 16, float16. Groups along the outputs: [tiles][across][padded_in]. Along the inputs:
-  // [tiles][across][groups][128], the outputs of a part in the order (g, h, b, d).
+  // scale | minimum << 16, float16. Groups along the outputs: [tiles][padded_in][columns], a column for 256 /
+  // columns outputs. Along the inputs: [tiles][groups][256], an output's place: place_of_output().
   const uint32_t* grids = nullptr;
-  bool by_input = false;
+  int columns = 1;            // 1, 2 or 4; 0: groups along the inputs
   int group = 0, groups = 0;  // channels of a group, groups; along the inputs only
+  // Channels that have up to so many planes are read by the tables of their levels.
+  int tabled_planes = 0;
+  NestedTable tables[kMaxNestedLayers][NestedTable::kMaxLevel + 1];  // [layer][level]
   int layers = 0;
   int first_tile[kMaxNestedLayers + 1] = {};
   int first_output[kMaxNestedLayers + 1] = {};
 
+  constexpr bool by_input() const { return columns == 0; }
   constexpr int tiles() const { return first_tile[layers]; }
+  constexpr int64_t grids_of_tile() const {
+    return by_input() ? int64_t{groups} * NestedOrder::kTile : int64_t{order.padded_in} * columns;
+  }
 };
 
 // What a layer's tokens read: by its rule, or, where the rule has no levels, `level` of all channels.
@@ -31,22 +45,12 @@ struct NestedReading {
   int level = 0;
 };
 
-// How a launch is cut: each tile's channels among the blocks of a cluster, clusters taking turns in the
-// tiles. prefetched: bytes of a team's first rows that come to the second cache before the inputs are known.
-struct NestedLaunch {
-  int cluster = 1, clusters = 1;
-  int64_t prefetched = 0;
-};
-// What suits layers of so many outputs: parts of a tile, and the cut.
-int nested_parts_across(int64_t out, int multiprocessors);
-NestedLaunch nested_launch(const NestedStream& weights, int multiprocessors);
-
 // y = x W^T, 1 to 8 tokens; readings: one a layer. More than four tokens are two launches.
 void nested_gemv(const NestedStream& weights, const NestedReading* readings, const GemvInput& input,
-                 const GemvOutput& output, int multiprocessors, Stream stream);
-// The same, cut as told: for measuring. 1 to 4 tokens.
-void nested_gemv(const NestedStream& weights, const NestedLaunch& shape, const NestedReading* readings,
-                 const GemvInput& input, const GemvOutput& output, Stream stream);
+                 const GemvOutput& output, Stream stream);
+
+// Whether a multiprocessor's shared memory has room for what a launch keeps of so many channels.
+bool nested_gemv_fits(const NestedStream& weights);
 
 // Packing of one layer: the layout's buffers (layout.h) to `digits` and `grids` of the layer's first tile.
 // group: of the layout, along its axis; groups of the layout.
@@ -56,7 +60,8 @@ struct NestedSource {
   int64_t out = 0, in = 0, group = 0, groups = 0;
 };
 void pack_nested_digits(const NestedSource& source, const NestedOrder& order, uint8_t* digits, Stream stream);
-void pack_nested_grids(const NestedSource& source, const NestedOrder& order, bool by_input, uint32_t* grids,
+// columns: as of the stream.
+void pack_nested_grids(const NestedSource& source, const NestedOrder& order, int columns, uint32_t* grids,
                        Stream stream);
 
 }  // namespace grinqh::cuda

@@ -7,58 +7,59 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// A thread packs unit `unit` (2 bytes a bit) of 16 outputs of a plane's channel.
+// A thread packs word `word` of a plane's channel: 2-bit digits of 16 outputs, or 1-bit digits of 32.
 __global__ void __launch_bounds__(kThreads)
     pack_digits_kernel(const __grid_constant__ NestedSource source, const __grid_constant__ NestedOrder order,
                        int plane, uint8_t* digits) {
   const int64_t plane_bytes = (source.out + 7) / 8;
-  const int64_t at = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  const int units = order.across * 8;  // of 16 outputs
-  const int64_t channel = at / units, tile = blockIdx.y;
-  const int part = static_cast<int>(at % units) / 8, g = static_cast<int>(at % 8);
+  const int bits = order.bits(plane), words = 8 * bits;
+  const int64_t at = int64_t{blockIdx.x} * kThreads + threadIdx.x, channel = at / words, tile = blockIdx.y;
+  const int word = static_cast<int>(at % words);
   if (channel >= order.padded_in) return;
-  // Bits of outputs 64 half + 8 g .. + 7 of the part.
-  const auto bits_of = [&](int bit, int half) -> uint32_t {
-    const int64_t byte = (tile * order.tile() + part * NestedOrder::kPart + half * 64) / 8 + g;
+  // Bit 8 h + g of a byte pair of the layout's plane: outputs 64 b + 16 d + 8 h + g of the tile.
+  const auto bit_of = [&](int bit, int b, int d, int h, int g) -> uint32_t {
+    const int64_t byte = (tile * NestedOrder::kTile + 64 * b + 16 * d + 8 * h) / 8;
     if (channel >= source.in || byte >= plane_bytes) return 0;
-    return source.planes[(int64_t{bit} * source.in + channel) * plane_bytes + byte];
+    return source.planes[(int64_t{bit} * source.in + channel) * plane_bytes + byte] >> g & 1u;
   };
-  uint8_t* row = digits + tile * order.tile_bytes() + order.plane_at(plane) +
-                 channel * order.row_bytes(plane) + part * NestedOrder::kBitBytes * order.bits(plane);
   const int last = order.end[plane] - 1;
-  if (order.bits(plane) == 2) {
-    for (int half = 0; half < 2; ++half) {
-      const uint32_t high = bits_of(last - 1, half), low = bits_of(last, half);
-      uint32_t unit = 0;
-      for (int i = 0; i < 8; ++i) unit |= ((high >> i & 1) << 1 | (low >> i & 1)) << 2 * i;
-      reinterpret_cast<uint16_t*>(row + half * 16)[g] = static_cast<uint16_t>(unit);
+  uint32_t packed = 0;
+  for (int b = 0; b < 4; ++b)
+    for (int d = 0; d < 4; ++d) {
+      uint32_t pair = 0;
+      if (bits == 2) {
+        const int g = word / 2, h = word % 2;
+        pair = bit_of(last - 1, b, d, h, g) << 1 | bit_of(last, b, d, h, g);
+      } else {
+        pair = bit_of(last, b, d, 1, word) << 1 | bit_of(last, b, d, 0, word);
+      }
+      packed |= pair << (8 * b + 2 * d);
     }
-  } else {
-    uint32_t unit = 0;
-    for (int half = 0; half < 2; ++half) {
-      const uint32_t bits = bits_of(last, half);
-      for (int i = 0; i < 8; ++i) unit |= (bits >> i & 1) << (i / 4 * 8 + i % 4 * 2 + half);
-    }
-    reinterpret_cast<uint16_t*>(row)[g] = static_cast<uint16_t>(unit);
-  }
+  uint8_t* row =
+      digits + tile * order.tile_bytes() + order.plane_at(plane) + channel * order.row_bytes(plane);
+  reinterpret_cast<uint32_t*>(row)[word] = packed;
 }
 
 __global__ void __launch_bounds__(kThreads)
     pack_grids_kernel(const __grid_constant__ NestedSource source, const __grid_constant__ NestedOrder order,
-                      bool by_input, uint32_t* grids) {
-  const int64_t at = int64_t{blockIdx.x} * kThreads + threadIdx.x, part = blockIdx.y;
-  const int64_t count = by_input ? source.groups * NestedOrder::kPart : order.padded_in;
+                      int columns, uint32_t* grids) {
+  constexpr int kTile = NestedOrder::kTile;
+  const int64_t at = int64_t{blockIdx.x} * kThreads + threadIdx.x, tile = blockIdx.y;
+  const int64_t count = columns == 0 ? source.groups * kTile : int64_t{order.padded_in} * columns;
   if (at >= count) return;
   int64_t parameter = -1;
-  if (by_input) {
-    const int place = static_cast<int>(at % NestedOrder::kPart);
-    const int64_t output = part * NestedOrder::kPart + place / 8 % 2 * 64 + place / 16 * 8 + place % 8;
-    if (output < source.out) parameter = output * source.groups + at / NestedOrder::kPart;
+  if (columns == 0) {
+    // Of lane 4 g + 2 h + b / 2 its output 2 d + b % 2.
+    const int lane = static_cast<int>(at % kTile) / 8, number = static_cast<int>(at % 8);
+    const int64_t output =
+        tile * kTile + 64 * (lane % 2 * 2 + number % 2) + 16 * (number / 2) + 8 * (lane / 2 % 2) + lane / 4;
+    if (output < source.out) parameter = output * source.groups + at / kTile;
   } else {
-    const int64_t output = part * NestedOrder::kPart;
-    if (output < source.out && at < source.in) parameter = at * source.groups + output / source.group;
+    const int64_t channel = at / columns, output = tile * kTile + at % columns * (kTile / columns);
+    if (output < source.out && channel < source.in)
+      parameter = channel * source.groups + output / source.group;
   }
-  grids[part * count + at] =
+  grids[tile * count + at] =
       parameter < 0 ? 0u : source.scales[parameter] | uint32_t{source.minima[parameter]} << 16;
 }
 
@@ -68,19 +69,20 @@ unsigned blocks_for(int64_t threads) { return static_cast<unsigned>((threads + k
 
 void pack_nested_digits(const NestedSource& source, const NestedOrder& order, uint8_t* digits,
                         Stream stream) {
-  const auto tiles = static_cast<unsigned>((source.out + order.tile() - 1) / order.tile());
+  const auto tiles = static_cast<unsigned>((source.out + NestedOrder::kTile - 1) / NestedOrder::kTile);
   for (int plane = 0; plane < order.planes; ++plane) {
-    pack_digits_kernel<<<dim3(blocks_for(int64_t{order.padded_in} * order.across * 8), tiles), kThreads, 0,
-                         stream>>>(source, order, plane, digits);
+    const int64_t words = int64_t{order.padded_in} * 8 * order.bits(plane);
+    pack_digits_kernel<<<dim3(blocks_for(words), tiles), kThreads, 0, stream>>>(source, order, plane, digits);
     check_launch("pack_nested_digits", stream);
   }
 }
 
-void pack_nested_grids(const NestedSource& source, const NestedOrder& order, bool by_input, uint32_t* grids,
+void pack_nested_grids(const NestedSource& source, const NestedOrder& order, int columns, uint32_t* grids,
                        Stream stream) {
-  const auto parts = static_cast<unsigned>((source.out + order.tile() - 1) / order.tile() * order.across);
-  const int64_t count = by_input ? source.groups * NestedOrder::kPart : order.padded_in;
-  pack_grids_kernel<<<dim3(blocks_for(count), parts), kThreads, 0, stream>>>(source, order, by_input, grids);
+  const auto tiles = static_cast<unsigned>((source.out + NestedOrder::kTile - 1) / NestedOrder::kTile);
+  const int64_t count =
+      columns == 0 ? source.groups * NestedOrder::kTile : int64_t{order.padded_in} * columns;
+  pack_grids_kernel<<<dim3(blocks_for(count), tiles), kThreads, 0, stream>>>(source, order, columns, grids);
   check_launch("pack_nested_grids", stream);
 }
 

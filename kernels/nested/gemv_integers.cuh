@@ -2,35 +2,19 @@
 // not depend on the digits: sums for the minima and for the middles of cells.
 #pragma once
 
-#include "kernels/nested/gemv_channels.cuh"
+#include "kernels/nested/gemv_units.cuh"
 
 namespace grinqh::cuda::nested {
 
 constexpr float kMost = 32512.0f;  // the high byte of 32512 + 128 is still 127
 
-// Of a round and this lane's column (token, or group along the inputs).
-struct Factors {
-  float unit = 0;  // that an integer stands for
-  // Sums of x, and of x times half a cell; along the outputs with scales and minima, and the second alone.
-  float inputs = 0, middles = 0;
-};
-
 __device__ inline float scale_of(uint32_t grid) { return float_of_half(static_cast<uint16_t>(grid)); }
 __device__ inline float minimum_of(uint32_t grid) { return float_of_half(static_cast<uint16_t>(grid >> 16)); }
 
-// Along the outputs: grids of eight channels for this warp's outputs.
-struct ChannelGrids {
-  uint32_t of[8];
-
-  __device__ void load(const Problem& p, const Span& span, int channel) {
-    const uint32_t* from =
-        p.w.grids + (int64_t{span.tile} * p.w.order.across + span.part) * p.w.order.padded_in + channel;
-    const uint4 low = __ldg(reinterpret_cast<const uint4*>(from)),
-                high = __ldg(reinterpret_cast<const uint4*>(from) + 1);
-    of[0] = low.x, of[1] = low.y, of[2] = low.z, of[3] = low.w;
-    of[4] = high.x, of[5] = high.y, of[6] = high.z, of[7] = high.w;
-  }
-};
+// 2^(7 - level): half a cell in units of the 8-bit step; nothing at level 0.
+__device__ inline float half_cell(uint32_t level) {
+  return level == 0 ? 0.0f : __uint_as_float((134 - level) << 23);
+}
 
 __device__ inline float warp_sum(float value) {
 #pragma unroll
@@ -38,61 +22,96 @@ __device__ inline float warp_sum(float value) {
   return value;
 }
 
-// Bytes of channels 8 item .. 8 item + 7. Within a block of 32 channels the byte of channel 8 o + 2 t + e
-// lies at 8 t + 2 o + e, where lane t of a column reads its eight.
-__device__ inline void store_bytes(const float (&x)[8], float inverse, int item, uint8_t* high,
-                                   uint8_t* low) {
-  const int at = item / 4 * NestedOrder::kBlock + item % 4 * 2;
-#pragma unroll
-  for (int t = 0; t < 4; ++t) {
-    // 1.5 2^23 + x rounds to integers, whose lowest bits are those of the mantissa.
-    const uint32_t first = __float_as_uint(fmaf(x[2 * t], inverse, 12582912.0f)),
-                   second = __float_as_uint(fmaf(x[2 * t + 1], inverse, 12582912.0f));
-    *reinterpret_cast<uint16_t*>(low + at + 8 * t) =
-        static_cast<uint16_t>(__byte_perm(first, second, 0x0040));
-    *reinterpret_cast<uint16_t*>(high + at + 8 * t) =
-        static_cast<uint16_t>(__byte_perm(first + 128, second + 128, 0x0051));
-  }
-}
-
-// All lanes of a warp; x of token t and half a cell of each, for channels 8 lane .. of the round, zeros
-// beyond its end. to: [tokens] [high, low][256].
+// Of a unit's channels and a token. Along the outputs the sums over x are of each column, with its scales and
+// minima; along the inputs they are what both are multiplied by.
 template <class S>
-__device__ inline void quantize(const Problem& p, const Span& span, int t, float (&x)[8],
-                                const float (&half)[8], const ChannelGrids& grids, uint8_t* to,
-                                Factors& mine) {
-  const int lane = threadIdx.x % 32, column = lane % 4, channel = span.begin + lane * 8;
-  uint32_t most = 0;  // of |x| as bits: what is no number is more than any
-  float inputs = 0, middles = 0;
+struct Factors {
+  float unit = 0;  // that an integer stands for
+  float middles[S::kColumns] = {};
+  float inputs = 0;
+};
+
+// Makes the integers of a unit and a token. A table's positions are no middles of cells to be added. grids:
+// the unit's, [channels][columns]; not used along the inputs. to: words (step, t, column), step: eight places
+// of the list, with the high and the low byte of place t of the step, then of place t + 4.
+template <class S>
+__device__ Factors<S> make_integers(const Problem& p, const Warp& warp, int token, int unit,
+                                    const uint32_t* grids, uint8_t* to) {
+  constexpr int kColumns = S::kColumns, kLane = S::kLane;
+  const int at = warp.lane * kLane;
+  const bool valid = at < warp.channels(p, unit);
+  Factors<S> factors;
+  float values[kLane][kColumns] = {};
+  uint32_t levels[kLane / 4] = {}, most = 0;  // most: of |x| as bits: what is no number is more than any
+  if constexpr (S::kTables) {                 // zeros where no channel is
+    for (int i = warp.lane; i < p.places * kColumns / 8; i += 32) reinterpret_cast<uint4*>(to)[i] = {};
+    __syncwarp();
+  }
+  const uint32_t tabled = S::kTables && p.w.tabled_planes > 0 ? p.w.order.end[p.w.tabled_planes - 1] : 0;
+  if (valid) {
+    float x[kLane];
+    uint32_t grid[kLane * kColumns] = {};
 #pragma unroll
-  for (int k = 0; k < 8; ++k) {
-    float& value = x[k];
-    value = half[k] != 0 ? value : 0.0f;
-    if constexpr (S::kByInput) {
-      inputs += value;
-      middles = fmaf(value, half[k], middles);
-    } else {
-      const float scale = scale_of(grids.of[k]);
-      middles = fmaf(value, fmaf(scale, half[k], minimum_of(grids.of[k])), middles);
-      value *= scale;
+    for (int i = 0; i < kLane / 4; ++i) {
+      const float4 four = reinterpret_cast<const float4*>(warp.x(p, token, unit) + at)[i];
+      x[4 * i] = four.x, x[4 * i + 1] = four.y, x[4 * i + 2] = four.z, x[4 * i + 3] = four.w;
+      levels[i] = reinterpret_cast<const uint32_t*>(warp.levels(p, token, unit) + at)[i];
     }
-    most = max(most, __float_as_uint(fabsf(value)));
+    if constexpr (!S::kByInput) {
+#pragma unroll
+      for (int i = 0; i < kLane * kColumns / 4; ++i) {
+        const uint4 four = reinterpret_cast<const uint4*>(grids + at * kColumns)[i];
+        grid[4 * i] = four.x, grid[4 * i + 1] = four.y, grid[4 * i + 2] = four.z, grid[4 * i + 3] = four.w;
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kLane; ++i) {
+      const uint32_t level = levels[i / 4] >> 8 * (i % 4) & 255u;
+      const float half = S::kTables && level <= tabled ? 0.0f : half_cell(level);
+      if constexpr (S::kByInput) {
+        values[i][0] = x[i];
+        factors.inputs += x[i];
+        factors.middles[0] = fmaf(x[i], half, factors.middles[0]);
+      } else {
+#pragma unroll
+        for (int j = 0; j < kColumns; ++j) {
+          const float scale = scale_of(grid[i * kColumns + j]);
+          values[i][j] = x[i] * scale;
+          factors.middles[j] =
+              fmaf(x[i], fmaf(scale, half, minimum_of(grid[i * kColumns + j])), factors.middles[j]);
+        }
+      }
+#pragma unroll
+      for (int j = 0; j < kColumns; ++j) most = max(most, __float_as_uint(fabsf(values[i][j])));
+    }
   }
   const float largest = __uint_as_float(__reduce_max_sync(0xffffffffu, most));
   const float inverse = largest > 1e-30f ? __fdividef(kMost, largest) : 0.0f;
-  uint8_t* high = to + t * 2 * kRound;
-  store_bytes(x, inverse, lane, high, high + kRound);
-  if (S::kTokens == 1 || column == t) mine.unit = largest * (1.0f / kMost);
+  factors.unit = largest * (1.0f / kMost);
+  if (valid) {
+    uint32_t pairs[kLane / 2];
 #pragma unroll
-  for (int g = 0; g < S::kGroups; ++g) {
-    const bool counts = S::kGroups == 1 || channel / max(p.w.group, 1) - span.begin / max(p.w.group, 1) == g;
-    const float all_middles = warp_sum(counts ? middles : 0.0f);
-    const float all_inputs = S::kByInput ? warp_sum(counts ? inputs : 0.0f) : 0.0f;
-    if (column == (S::kTokens == 1 ? g : t) || (S::kGroups == 1 && S::kTokens == 1)) {
-      mine.middles = all_middles;
-      mine.inputs = all_inputs;
+    for (int i = 0; i < kLane / 2; ++i)
+      pairs[i] = reinterpret_cast<const uint32_t*>(warp.places(p, unit) + at)[i];
+#pragma unroll
+    for (int i = 0; i < kLane; ++i) {
+      const uint32_t place = pairs[i / 2] >> 16 * (i % 2) & 0xffffu;
+      if (place == kUnread) continue;
+      // Of 16-bit halves: step place / 8, word place % 4, half place / 4 % 2.
+      auto* half = reinterpret_cast<uint16_t*>(to) +
+                   ((place >> 3 << 2 | (place & 3)) * kColumns * 2 + (place >> 2 & 1));
+#pragma unroll
+      for (int j = 0; j < kColumns; ++j) {
+        // 1.5 2^23 + x rounds to integers, whose lowest bits are those of the mantissa.
+        const uint32_t integer = __float_as_uint(fmaf(values[i][j], inverse, 12582912.0f));
+        half[j * 2] = static_cast<uint16_t>(__byte_perm(integer, integer + 128, 0x0005));
+      }
     }
   }
+#pragma unroll
+  for (int j = 0; j < kColumns; ++j) factors.middles[j] = warp_sum(factors.middles[j]);
+  if constexpr (S::kByInput) factors.inputs = warp_sum(factors.inputs);
+  return factors;
 }
 
 }  // namespace grinqh::cuda::nested
