@@ -36,10 +36,11 @@ using VF = hn::Vec<DF>;
 constexpr int64_t kLanes = hn::MaxLanes(DI());
 
 // For lambdas that use vectors in registers: one that is called puts them into memory. Under sanitizers that
-// does not matter, and instrumented code inlined whole takes the compiler a quarter of an hour.
+// does not matter, and instrumented code inlined whole takes the compiler a quarter of an hour; it would
+// inline whatever is called once, unless told not to.
 #ifndef GRINQH_INLINE_ATTR
 #ifdef __SANITIZE_ADDRESS__
-#define GRINQH_INLINE_ATTR HWY_ATTR
+#define GRINQH_INLINE_ATTR HWY_ATTR __attribute__((noinline))
 #else
 #define GRINQH_INLINE_ATTR HWY_ATTR __attribute__((always_inline))
 #endif
