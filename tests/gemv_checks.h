@@ -93,7 +93,7 @@ inline void expect_products(const QuantizedLinear& layer, Matrix<const float> x,
 inline void expect_no_number_is_hidden(const QuantizedLinear& layer, const Precision& precision) {
   auto x = MatrixBuffer<float>::zeroed(3, layer.in());
   x.row(1)[layer.in() / 3] = std::nanf("");
-  x.row(2)[layer.in() - 1] = -HUGE_VALF;
+  x.row(2)[layer.in() - 2] = x.row(2)[layer.in() - 1] = -HUGE_VALF;
   for (const auto& gemv : gemvs_of(layer)) {
     with_every_instruction_set([&] {
       const MatrixBuffer<float> y = run(*gemv, x, precision);

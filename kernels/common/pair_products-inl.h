@@ -132,6 +132,13 @@ struct Step {
         inverse(magnitude < 1e-30f ? 0.0f : limit / magnitude) {}
 };
 
+// Integers nearest to x times a step's inverse. What is no number becomes 0, so that sums of integers do not
+// overflow; the step, which is none either, shows it.
+HWY_INLINE VI whole_steps(VF x, VF inverse) {
+  const VF steps = hn::Mul(x, inverse);
+  return hn::NearestInt(hn::IfThenElseZero(hn::Eq(steps, steps), steps));
+}
+
 }  // namespace grinqh::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
