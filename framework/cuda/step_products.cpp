@@ -90,7 +90,8 @@ std::shared_ptr<Gemv> StepProducts::make_kernel(size_t first, size_t end, GemvSt
   std::vector<const QuantizedLinear*> packed;
   bool graded = false;
   for (const StepLayer& layer : layers) {
-    graded |= !layer.gradings.empty();
+    // A grading of a layer with one level reads it in full.
+    graded |= !layer.gradings.empty() && layer.quantized->levels().size() > 1;
     const bool alike = layer.quantized && layer.quantized->layout() == layers[0].quantized->layout();
     const bool bisects = std::ranges::any_of(
         layer.gradings, [](const ChannelGrading* each) { return each->budget.has_value(); });

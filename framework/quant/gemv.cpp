@@ -27,11 +27,19 @@ void Gemv::check_call(Matrix<const float> x, const Precision& precision, Matrix<
 }
 
 RegisterGemv::RegisterGemv(std::string_view layout, std::string_view name, std::string_view summary,
-                           MakeGemv make) {
-  table().add({std::string(layout), std::string(name), std::string(summary), std::move(make)});
+                           MakeGemv make, GemvKernel::Grades grades) {
+  table().add({std::string(layout), std::string(name), std::string(summary), std::move(make), grades});
 }
 
 std::vector<GemvKernel> gemv_kernels(std::string_view layout) { return table().of(layout); }
+
+std::unique_ptr<Gemv> make_gemv(const QuantizedLinear& layer, bool graded) {
+  for (const GemvKernel& kernel : gemv_kernels(layer.layout())) {
+    if (graded && kernel.grades == GemvKernel::Grades::no) continue;
+    if (auto gemv = kernel.make(layer)) return gemv;
+  }
+  return nullptr;
+}
 
 const std::vector<std::string>& gemv_conflicts() { return table().conflicts(); }
 

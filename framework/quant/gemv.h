@@ -49,17 +49,22 @@ class Gemv {
 using MakeGemv = std::function<std::unique_ptr<Gemv>(const QuantizedLinear&)>;
 
 struct GemvKernel {
+  enum class Grades : uint8_t { no, yes };
   std::string layout, name, summary;
   MakeGemv make;
+  Grades grades = Grades::yes;  // no: it reads all channels in full, and refuses to grade them
 };
 
 // Not in the table of quant/kernel_table.h, whose kernels are exact in float32 and take any number of tokens.
 struct RegisterGemv {
-  RegisterGemv(std::string_view layout, std::string_view name, std::string_view summary, MakeGemv make);
+  RegisterGemv(std::string_view layout, std::string_view name, std::string_view summary, MakeGemv make,
+               GemvKernel::Grades grades = GemvKernel::Grades::yes);
 };
 
 // In the order of their names.
 std::vector<GemvKernel> gemv_kernels(std::string_view layout);
+// By the first kernel that takes the layer; graded: among those that grade. Null if there is none.
+std::unique_ptr<Gemv> make_gemv(const QuantizedLinear& layer, bool graded);
 // "layout/name" of those that were registered twice; main() reports them, as Registry's.
 const std::vector<std::string>& gemv_conflicts();
 

@@ -103,7 +103,8 @@ class HostKernelBench final : public KernelBench {
 
   std::vector<BenchedKernelName> kernels(std::string_view layout) const override {
     std::vector<BenchedKernelName> names;
-    for (const GemvKernel& kernel : gemv_kernels(layout)) names.push_back({kernel.name, kernel.summary});
+    for (const GemvKernel& kernel : gemv_kernels(layout))
+      names.push_back({kernel.name, kernel.summary, kernel.grades == GemvKernel::Grades::yes});
     return names;
   }
 

@@ -64,14 +64,14 @@ QuantizedLinears::QuantizedLinears(const QuantizedModel& model, const PrecisionP
                                    Level prefill_level, DecodeKernels decode_kernels)
     : model_(model), policy_(policy), prefill_level_(prefill_level), decode_kernels_(decode_kernels) {}
 
-const Gemv* QuantizedLinears::gemv_of(const QuantizedLinear& layer) {
+const Gemv* QuantizedLinears::gemv_of(const QuantizedLinear& layer, const Precision& precision) {
   const auto rows = std::ssize(steps_);
   if (decode_kernels_ == DecodeKernels::exact || decoded_rows_ < rows || rows > kMaxGemvTokens)
     return nullptr;
-  const auto [it, added] = gemvs_.try_emplace(&layer);
-  if (added)
-    for (const GemvKernel& kernel : gemv_kernels(layer.layout()))
-      if (!it->second) it->second = kernel.make(layer);
+  const bool full = precision.levels.empty() && precision.uniform == layer.full_level();
+  const bool graded = !full && layer.levels().size() > 1;
+  const auto [it, added] = gemvs_.try_emplace({&layer, graded});
+  if (added) it->second = make_gemv(layer, graded);
   return it->second.get();
 }
 
@@ -91,7 +91,7 @@ void QuantizedLinears::run(const LinearWeights& linear, ConstActivations inputs,
   const Precision precision = choose(layer, linear.id, x);
   count(layer, precision);
   const Kernel& kernel = find_kernel(layer.layout(), Device::cpu);
-  if (const Gemv* gemv = gemv_of(layer))
+  if (const Gemv* gemv = gemv_of(layer, precision))
     gemv->run(x, precision, y);
   else if (one_level_a_row(precision.levels))
     forward_by_rows(kernel, layer, {x, y, precision});

@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/tensor.h"
@@ -77,7 +78,7 @@ class QuantizedLinears final : public QuantizedExecutor {
 
  private:
   // Null: the layout's kernel multiplies this batch.
-  const Gemv* gemv_of(const QuantizedLinear& layer);
+  const Gemv* gemv_of(const QuantizedLinear& layer, const Precision& precision);
   Precision choose(const QuantizedLinear& layer, const std::string& id, Matrix<const float> x);
   void add_offset(std::span<const float> offset, Matrix<float> y);
   void count(const QuantizedLinear& layer, const Precision& precision);
@@ -86,7 +87,8 @@ class QuantizedLinears final : public QuantizedExecutor {
   const PrecisionPolicy* policy_;
   Level prefill_level_;
   DecodeKernels decode_kernels_;
-  std::map<const QuantizedLinear*, std::unique_ptr<Gemv>> gemvs_;  // made when a layer first decodes
+  // Made when a layer first decodes, or first does so graded.
+  std::map<std::pair<const QuantizedLinear*, bool>, std::unique_ptr<Gemv>> gemvs_;
   FloatLinears float_;
   std::vector<Step> steps_;
   int64_t decoded_rows_ = 0;

@@ -36,10 +36,11 @@ using VF = hn::Vec<DF>;
 constexpr int64_t kLanes = hn::MaxLanes(DI());
 
 // For lambdas that use vectors in registers: one that is called puts them into memory. Under sanitizers that
-// does not matter, and instrumented code inlined whole takes the compiler a quarter of an hour.
+// does not matter, and instrumented code inlined whole takes the compiler a quarter of an hour; it would
+// inline whatever is called once, unless told not to.
 #ifndef GRINQH_INLINE_ATTR
 #ifdef __SANITIZE_ADDRESS__
-#define GRINQH_INLINE_ATTR HWY_ATTR
+#define GRINQH_INLINE_ATTR HWY_ATTR __attribute__((noinline))
 #else
 #define GRINQH_INLINE_ATTR HWY_ATTR __attribute__((always_inline))
 #endif
@@ -130,6 +131,13 @@ struct Step {
       : step(magnitude < 1e-30f ? 0.0f : magnitude / limit),
         inverse(magnitude < 1e-30f ? 0.0f : limit / magnitude) {}
 };
+
+// Integers nearest to x times a step's inverse. What is no number becomes 0, so that sums of integers do not
+// overflow; the step, which is none either, shows it.
+HWY_INLINE VI whole_steps(VF x, VF inverse) {
+  const VF steps = hn::Mul(x, inverse);
+  return hn::NearestInt(hn::IfThenElseZero(hn::Eq(steps, steps), steps));
+}
 
 }  // namespace grinqh::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();

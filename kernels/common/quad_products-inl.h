@@ -113,7 +113,7 @@ HWY_INLINE int32_t round_quads(const float* x, int64_t count, int64_t padded, co
   const VF inverse = hn::Set(DF(), step.inverse);
   VI sum = hn::Zero(DI());
   for (int64_t i = 0; i < padded; i += kLanes) {
-    const VI whole = hn::NearestInt(hn::Mul(load_first(x + i, count - i), inverse));
+    const VI whole = whole_steps(load_first(x + i, count - i), inverse);
     const VI high = hn::ShiftRight<8>(hn::Add(whole, hn::Set(DI(), 128)));
     hn::StoreU(hn::DemoteTo(db, high), db, upper + i);
     hn::StoreU(hn::DemoteTo(db, hn::Sub(whole, hn::ShiftLeft<8>(high))), db, lower + i);

@@ -44,12 +44,24 @@ BenchLayers layers(const std::string& variant, const std::string& summary, int64
   return all;
 }
 
+// Channels left out of 8-bit codes: TEAL's case.
+BenchLayers sparse_layers() {
+  BenchLayers all = layers("sparse", "8 bits, all channels, half or a quarter of them", 128, Zeros::integers);
+  all.reading = BenchReading::graded;
+  all.levels = {0, 8};
+  all.bits = {8, 4, 2};
+  const auto make = all.make;
+  all.make = [make](int64_t out, int64_t in, double, uint64_t seed) { return make(out, in, 8, seed); };
+  return all;
+}
+
 const RegisterBenchLayers registered[] = {
     RegisterBenchLayers(layers("", "groups of 128, integer zero points", 128, Zeros::integers)),
     RegisterBenchLayers(layers("g64", "groups of 64, integer zero points", 64, Zeros::integers)),
     RegisterBenchLayers(layers("g32", "groups of 32, integer zero points", 32, Zeros::integers)),
     RegisterBenchLayers(layers("channel", "one scale and integer zero point a row", 0, Zeros::integers)),
     RegisterBenchLayers(layers("symmetric", "groups of 128, no zero points", 128, Zeros::none)),
+    RegisterBenchLayers(sparse_layers()),
     RegisterBenchLayers(layers("real_zeros", "groups of 128, float16 zero points", 128, Zeros::halves)),
     RegisterBenchLayers(layers("columns", "groups of 128, integer zero points, scales of columns", 128,
                                Zeros::integers, true))};

@@ -65,8 +65,8 @@ class GroupAffineGemv final : public Gemv {
   std::unique_ptr<Gemv> clone() const override { return std::unique_ptr<Gemv>(new GroupAffineGemv(*this)); }
 
   void run(Matrix<const float> x, const Precision& precision, Matrix<float> y) const override {
-    check(x.cols == in() && y.cols == out() && x.rows == y.rows && x.rows <= kMaxGemvTokens, "gemv: shapes");
-    check(precision.levels.empty() || precision.levels.rows == x.rows, "gemv: levels of every token");
+    check_call(x, precision, y);
+    check_full(precision);
     const int64_t limbs = order_.blocks() * 2 * CpuOrder::kBlock, spans = std::ssize(spans_);
     MatrixBuffer<int8_t> rounded(x.rows, limbs);
     MatrixBuffer<float> steps(x.rows, spans), sums(x.rows, spans);
@@ -86,6 +86,14 @@ class GroupAffineGemv final : public Gemv {
   }
 
  private:
+  void check_full(const Precision& precision) const {
+    const auto full = [&](Level level) { return level == order_.bits; };
+    bool all = precision.uniform == kFullLevel || full(precision.uniform);
+    for (int64_t t = 0; t < precision.levels.rows; ++t)
+      all = all && std::ranges::all_of(precision.levels.row_span(t), full);
+    check(all, "gemv: a kernel that reads all channels is not asked to grade them");
+  }
+
   GroupAffineGemv(const GroupAffineGemv& other)
       : Gemv(other.out(), other.in()),
         order_(other.order_),
@@ -154,7 +162,8 @@ const RegisterGemv registered{"group_affine", "integer_bytes",
                               "2 to 8 bits, any group; inputs as integers of 15 bits",
                               [](const QuantizedLinear& layer) -> std::unique_ptr<Gemv> {
                                 return std::make_unique<GroupAffineGemv>(GroupAffineFields(layer));
-                              }};
+                              },
+                              GemvKernel::Grades::no};
 
 }  // namespace
 

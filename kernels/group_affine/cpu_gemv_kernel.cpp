@@ -42,7 +42,7 @@ void RoundInputs(std::span<const Span> spans, const float* x, const float* colum
     for (int64_t b = 0; b < span.blocks; ++b) {
       int8_t* to_block = to.limbs + (span.block + b) * 2 * CpuOrder::kBlock;
       for (int64_t i = 0; i < CpuOrder::kBlock; i += kLanes) {
-        const VI rounded = hn::NearestInt(hn::Mul(at(span, b * CpuOrder::kBlock + i), inverse));
+        const VI rounded = whole_steps(at(span, b * CpuOrder::kBlock + i), inverse);
         const Limbs limbs = limbs_of(rounded);
         sum = hn::Add(sum, rounded);
         hn::StoreU(hn::DemoteTo(db, limbs.high), db, to_block + i);

@@ -31,7 +31,7 @@ class GroupAffineOnDevice final : public DeviceWeights {
 
  private:
   void decode(Level, Level, View out, Stream stream) const override {
-    dequantize_group_affine(weights_, out, stream);  // there is one level
+    dequantize_group_affine(weights_, out, stream);  // there is one level above 0
   }
 
   LayerBuffers buffers_;

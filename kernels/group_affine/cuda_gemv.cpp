@@ -178,7 +178,7 @@ class GroupAffineGemv final : public Gemv {
     return other;
   }
 
-  // There is one level, and no channel is left out.
+  // Every channel is read in full.
   void run(const GemvInput& input, std::span<const GemvReading>, const GemvOutput& output,
            Stream stream) override {
     group_affine_gemv(stream_, input, output, multiprocessors_, stream);
@@ -219,7 +219,7 @@ std::unique_ptr<Gemv> make(GemvLayers layers, Stream stream) {
 
 const RegisterGemv registered{"group_affine", "streamed_chunks",
                               "2, 3, 4, 8 bits, groups of 32, 64, 128 or per channel; integer tensor cores",
-                              make};
+                              make, GemvKernel::Grades::no};
 
 }  // namespace
 

@@ -94,7 +94,7 @@ std::unique_ptr<GroupAffineLinear> make_group_affine(const GroupAffineShape& sha
 GroupAffineLinear::GroupAffineLinear(const GroupAffineShape& shape, Matrix<const uint8_t> codes,
                                      Matrix<const uint16_t> scales, std::span<const uint16_t> column_scales)
     : shape_(shape),
-      level_(static_cast<Level>(shape.bits)),
+      levels_{0, static_cast<Level>(shape.bits)},
       codes_(static_cast<size_t>(shape.out * shape.code_row_bytes())),
       zeros_(static_cast<size_t>(shape.out * shape.zero_row_bytes())),
       column_scales_(column_scales.begin(), column_scales.end()) {
@@ -133,6 +133,10 @@ GroupAffineLinear::GroupAffineLinear(GroupAffineShape shape, Matrix<const uint8_
                 static_cast<size_t>(shape_.zero_row_bytes()));
 }
 
+std::span<const Level> GroupAffineLinear::levels() const {
+  return std::span<const Level>(levels_).subspan(shape_.bits == 8 ? 0 : 1);
+}
+
 std::vector<NamedBuffer> GroupAffineLinear::buffers() const {
   std::vector<NamedBuffer> all{{"codes", Role::codes, std::as_bytes(std::span(codes_))},
                                {"scales", Role::scales, std::as_bytes(std::span(scales_))}};
@@ -156,7 +160,7 @@ std::unique_ptr<QuantizedLinear> GroupAffineLinear::rebuild(const Buffers& buffe
   auto layer = std::unique_ptr<GroupAffineLinear>(new GroupAffineLinear());
   layer->shape_ = GroupAffineShape::of(attributes);
   const GroupAffineShape& shape = layer->shape_;
-  layer->level_ = static_cast<Level>(shape.bits);
+  layer->levels_[1] = static_cast<Level>(shape.bits);
   layer->codes_ = values_of<uint8_t, PlainVector<uint8_t>>(
       buffers, "codes", static_cast<size_t>(shape.out * shape.code_row_bytes()));
   layer->scales_ = values_of<uint16_t>(buffers, "scales", static_cast<size_t>(shape.out * shape.groups()));
@@ -168,11 +172,13 @@ std::unique_ptr<QuantizedLinear> GroupAffineLinear::rebuild(const Buffers& buffe
   return layer;
 }
 
-BitCount GroupAffineLinear::read_bits(const LevelCounts&) const {
-  BitCount bits;  // there is one level, and it reads everything
-  bits[Role::codes] = shape_.out * shape_.in * shape_.bits;
+BitCount GroupAffineLinear::read_bits(const LevelCounts& counts) const {
+  BitCount bits;
+  const int64_t channels = levels().size() == 1 ? shape_.in : counts.channels[levels_[1]];
+  bits[Role::codes] = shape_.out * channels * shape_.bits;
   bits[Role::padding] = shape_.out * (shape_.code_row_bytes() * 8 - shape_.in * shape_.bits);
-  bits[Role::scales] = static_cast<int64_t>(scales_.size() + column_scales_.size()) * 16;
+  // Scales of groups stand for many channels, so they are read whatever the levels.
+  bits[Role::scales] = (static_cast<int64_t>(scales_.size()) + (shape_.column_scales ? channels : 0)) * 16;
   bits[Role::zeros] = static_cast<int64_t>(zeros_.size()) * 8;
   return bits;
 }
@@ -192,12 +198,15 @@ void GroupAffineLinear::read_zeros(int64_t row, std::span<float> zeros) const {
   }
 }
 
-void GroupAffineLinear::dequantize_rows(std::span<const Level>, int64_t begin, int64_t end,
+void GroupAffineLinear::dequantize_rows(std::span<const Level> levels, int64_t begin, int64_t end,
                                         Matrix<float> w) const {
   const int64_t group = shape_.group_size();
   std::vector<uint8_t> codes(static_cast<size_t>(shape_.in));
   std::vector<float> zeros(static_cast<size_t>(shape_.groups())), columns(column_scales_.size());
   std::ranges::transform(column_scales_, columns.begin(), from_half);
+  std::vector<int64_t> left_out;
+  for (int64_t i = 0; i < shape_.in; ++i)
+    if (levels[static_cast<size_t>(i)] == 0) left_out.push_back(i);
   for (int64_t row = begin; row < end; ++row) {
     unpack_row(codes_.data() + row * shape_.code_row_bytes(), shape_.in, shape_.bits, codes.data());
     read_zeros(row, zeros);
@@ -209,6 +218,7 @@ void GroupAffineLinear::dequantize_rows(std::span<const Level>, int64_t begin, i
         to[i] = scale * (static_cast<float>(codes[static_cast<size_t>(i)]) - zero);
     }
     for (size_t i = 0; i < columns.size(); ++i) to[i] *= columns[i];
+    for (const int64_t i : left_out) to[i] = 0.0f;
   }
 }
 

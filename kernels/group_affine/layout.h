@@ -8,6 +8,9 @@
 //
 // A weight decodes to column_scale * (scale * (code - zero)), column_scale = 1 if there are none; symmetric
 // layers have zero = 2^(bits-1).
+//
+// Level: the codes' width. Channels of 8 bits may also be left out, level 0: their codes are bytes, which
+// kernels for that case store channel by channel.
 #pragma once
 
 #include "core/matrix.h"
@@ -52,7 +55,7 @@ class GroupAffineLinear final : public QuantizedLinear {
   int64_t in() const override { return shape_.in; }
   int64_t out() const override { return shape_.out; }
   std::string_view layout() const override { return "group_affine"; }
-  std::span<const Level> levels() const override { return {&level_, 1}; }
+  std::span<const Level> levels() const override;
   std::vector<NamedBuffer> buffers() const override;
   Json attributes() const override;
   BitCount read_bits(const LevelCounts& counts) const override;
@@ -70,7 +73,7 @@ class GroupAffineLinear final : public QuantizedLinear {
   void read_zeros(int64_t row, std::span<float> zeros) const;
 
   GroupAffineShape shape_;
-  Level level_ = 0;
+  Level levels_[2] = {0, 0};  // the second one is the codes' width
   PlainVector<uint8_t> codes_;
   std::vector<uint8_t> zeros_;  // as they are stored, of either kind
   std::vector<uint16_t> scales_, column_scales_;

@@ -173,8 +173,28 @@ TEST_P(GroupAffineLayouts, BitsAreTheBuffers) {
   const int64_t zero_bits = shape_.real_zeros ? groups * 16 : (groups * shape_.bits + 7) / 8 * 8;
   EXPECT_EQ(read[Role::zeros], shape_.symmetric ? 0 : kOut * zero_bits);
   EXPECT_EQ(read.total(), layer_->stored_bits().total());
-  EXPECT_EQ(layer_->levels().size(), 1u);
+  EXPECT_EQ(layer_->levels().size(), shape_.bits == 8 ? 2u : 1u);
   EXPECT_EQ(layer_->full_level(), shape_.bits);
+}
+
+TEST_P(GroupAffineLayouts, ChannelsMayBeLeftOutAt8Bits) {
+  if (shape_.bits != 8) return;
+  EXPECT_EQ(layer_->levels().front(), 0);
+  std::vector<Level> levels(kIn, 8);
+  levels[2] = levels[kIn - 1] = 0;
+  const MatrixBuffer<float> whole = layer_->dequantize();
+  MatrixBuffer<float> w(kOut, kIn);
+  layer_->dequantize_rows(levels, 0, kOut, w);
+  for (int64_t row = 0; row < kOut; ++row)
+    for (int64_t i = 0; i < kIn; ++i)
+      ASSERT_EQ(w.view()(row, i), i == 2 || i == kIn - 1 ? 0.0f : whole.view()(row, i)) << row << " " << i;
+
+  BitCount expected = layer_->read_bits(LevelCounts::uniform(8, kIn));
+  expected[Role::codes] -= 2 * kOut * 8;
+  if (shape_.column_scales) expected[Role::scales] -= 2 * 16;
+  const BitCount read = layer_->read_bits(LevelCounts::of(levels, layer_->levels()));
+  EXPECT_EQ(read.codes(), expected.codes());
+  EXPECT_EQ(read.total(), expected.total());
 }
 
 TEST_P(GroupAffineLayouts, RebuildsIdentically) {
@@ -200,19 +220,18 @@ TEST_P(GroupAffineLayouts, BuffersThatDoNotFitAreRefused) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Widths, GroupAffineLayouts,
-                         ::testing::Values(Shaped{2, 32, false}, Shaped{3, 32, false}, Shaped{4, 0, false},
-                                           Shaped{5, 10, false}, Shaped{6, 77, false}, Shaped{7, 100, false},
-                                           Shaped{8, 1, false}, Shaped{2, 0, true}, Shaped{3, 32, true},
-                                           Shaped{8, 32, true}, Shaped{3, 32, false, true},
-                                           Shaped{4, 0, false, true, true}, Shaped{5, 7, false, false, true},
-                                           Shaped{4, 32, true, false, true}),
-                         [](const auto& each) {
-                           return fmt::format("{}bits_group{}{}{}{}", each.param.bits, each.param.group,
-                                              each.param.symmetric ? "_symmetric" : "",
-                                              each.param.real_zeros ? "_real_zeros" : "",
-                                              each.param.column_scales ? "_column_scales" : "");
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    Widths, GroupAffineLayouts,
+    ::testing::Values(Shaped{2, 32, false}, Shaped{3, 32, false}, Shaped{4, 0, false}, Shaped{5, 10, false},
+                      Shaped{6, 77, false}, Shaped{7, 100, false}, Shaped{8, 1, false}, Shaped{2, 0, true},
+                      Shaped{3, 32, true}, Shaped{8, 32, true}, Shaped{3, 32, false, true},
+                      Shaped{4, 0, false, true, true}, Shaped{5, 7, false, false, true},
+                      Shaped{4, 32, true, false, true}, Shaped{8, 32, true, false, true}),
+    [](const auto& each) {
+      return fmt::format("{}bits_group{}{}{}{}", each.param.bits, each.param.group,
+                         each.param.symmetric ? "_symmetric" : "", each.param.real_zeros ? "_real_zeros" : "",
+                         each.param.column_scales ? "_column_scales" : "");
+    });
 
 }  // namespace
 }  // namespace grinqh

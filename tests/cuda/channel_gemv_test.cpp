@@ -154,6 +154,20 @@ TEST(CudaChannelGemv, GradedLayersGetAKernelThatGrades) {
   EXPECT_EQ(whole->bytes_read({&counts, 1}), 32 * 96 * 2);
 }
 
+TEST(CudaChannelGemv, GradedCodesGetAKernelThatGrades) {
+  if (!testing::has_gpu()) GTEST_SKIP() << "no GPU here";
+  const auto layer = codes_layer(32, 96, 32, 0, false);
+  const std::vector<const QuantizedLinear*> layers{layer.get()};
+  cuda::GemvStore store;
+  const auto whole = store.kernel_of(layers, false, nullptr), graded = store.kernel_of(layers, true, nullptr);
+  if (whole == nullptr) GTEST_SKIP() << "no kernel for this GPU";
+  EXPECT_NE(whole, graded);
+  LevelCounts counts;
+  counts.channels[0] = 96;
+  EXPECT_LT(graded->bytes_read({&counts, 1}), 32 * 96);
+  EXPECT_GE(whole->bytes_read({&counts, 1}), 32 * 96);
+}
+
 TEST(CudaChannelGemv, OnlyWhatIsReadIsCounted) {
   if (!testing::has_gpu()) GTEST_SKIP() << "no GPU here";
   const auto layer = dense_layer(32, 96, DType::bf16);

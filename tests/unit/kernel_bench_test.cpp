@@ -26,6 +26,7 @@ TEST(HostKernelBench, EveryKernelKeepsToItsStatedErrorOnEveryLayer) {
     for (const BenchedKernelName& name : bench->kernels(layers.layout))
       for (const double bits : layers.bits) {
         SCOPED_TRACE(layers.name() + " " + name.name);
+        if (layers.reading == BenchReading::graded && !name.grades) continue;
         const auto layer = layers.make(272, 640, bits, 1);
         const auto kernel = bench->make(layers.layout, name.name, *layer);
         if (kernel == nullptr) continue;

@@ -130,6 +130,40 @@ TEST_F(QuantizedExecutor, AFewDecodedTokensTakeFastKernelsWhereTheyMay) {
   EXPECT_EQ(testing::relative_error(run(fast, many), run(exact, many)), 0.0) << "with too many tokens";
 }
 
+// Every other channel in full, the rest not at all.
+class EveryOther final : public PrecisionPolicy {
+ public:
+  void prepare(const LinearTask&, const QuantizedLinear&) override {}
+  Precision choose(const std::string&, std::span<const Step>, Matrix<const float> x,
+                   Matrix<Level> scratch) const override {
+    for (int64_t t = 0; t < x.rows; ++t)
+      for (int64_t i = 0; i < x.cols; ++i) scratch(t, i) = static_cast<Level>(i % 2 * 8);
+    return {kFullLevel, scratch};
+  }
+};
+
+// A layout with one fast kernel for what is graded and another one for what is not.
+TEST_F(QuantizedExecutor, GradedLayersTakeAFastKernelThatGrades) {
+  model_.layers["layer"] = Registry<Quantizer>::get()
+                               .make("rtn", {{"bits", {8, ""}}, {"group", {8, ""}}})
+                               ->quantize({"layer", testing::random_matrix(kOut, kIn, 1), LayerStats()});
+  const EveryOther policy;
+  const std::vector<Step> decoded(8, {Phase::decode, 0, 0});
+  QuantizedLinears exact(model_, nullptr), fast(model_, nullptr, kFullLevel, DecodeKernels::fast);
+  for (const PrecisionPolicy* each :
+       std::initializer_list<const PrecisionPolicy*>{nullptr, &policy, nullptr}) {
+    SCOPED_TRACE(each == nullptr ? "whole" : "graded");
+    exact.set_policy(each);
+    fast.set_policy(each);
+    const MatrixBuffer<float> expected = run(exact, decoded), y = run(fast, decoded);
+    const double error = testing::worst_row_error(y.view(), expected.view());
+    EXPECT_GT(error, 0) << "another kernel rounds otherwise";
+    EXPECT_LT(error, 2e-3);
+    EXPECT_EQ(fast.traffic().codes, exact.traffic().codes);
+    EXPECT_EQ(fast.traffic().codes[0], kOut * kIn * 8 / (each == nullptr ? 1 : 2));
+  }
+}
+
 TEST_F(QuantizedExecutor, TrafficAddsUpOverLayersAndStartsAnewWithABatch) {
   const AlwaysTwo policy;
   QuantizedLinears linears(model_, &policy);
