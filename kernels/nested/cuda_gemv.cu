@@ -36,14 +36,14 @@ __device__ void prepare_unit(const Problem& p, const Warp& warp, int unit, bool 
 template <class S>
 __device__ void multiply_digits(const Problem& p, const Warp& warp, int unit, int number, Ring<S>& ring,
                                 const Factors<S> (&made)[S::kTokens], const uint32_t* grids, Outputs<S>& y) {
-  const int most = S::kTables ? linear_count(p, warp, unit) : p.unit;
-  if (S::kTables && most == 0) return;
+  if (S::kTables && linear_count(p, warp, unit) == 0) return;
   const Columns<S> columns(p, warp, unit);
   Sums<S> sums;
   sums.clear();
   int last_end = 0;
   for (int plane = 0; plane < p.w.order.planes; ++plane) {
-    const int count = min(most, warp.count_of(p, unit, plane)), end = p.w.order.end[plane];
+    const int all = warp.count_of(p, unit, plane), end = p.w.order.end[plane];
+    const int count = S::kTables ? min(all, linear_count(p, warp, unit)) : all;
     if (count == 0) break;
     if (plane > 0) sums.raise(end - last_end);
     last_end = end;
@@ -278,7 +278,7 @@ bool cut(Problem& p) {
     }
     const int cost = most_tiles * (trial.units * trial.unit + 48 + 10 * cluster);
     if (trial.plan.bytes > kMostShared || (best_cost > 0 && cost >= best_cost)) continue;
-    trial.likely = trial.share * 3 / 10 / NestedOrder::kStep * NestedOrder::kStep;
+    trial.likely = trial.share * 3 / 8 / NestedOrder::kStep * NestedOrder::kStep;
     best_cost = cost;
     p = trial;
   }

@@ -39,7 +39,7 @@ class Cursor {
   __device__ int count() const { return count_; }
   // This lane's 16 bytes of the unit's first channel's row; shared address of the unit's list.
   __device__ const uint8_t* rows() const { return rows_; }
-  __device__ uint32_t list() const { return shared_address(warp_.list(p_, unit_)); }
+  __device__ uint32_t list() const { return list_; }
 
   __device__ void next_slot() {
     if (in_class()) return next_of_class();
@@ -100,6 +100,7 @@ class Cursor {
     singles_ = S::kSingles && p_.w.order.bits(plane_) == 1;
     const int bytes = singles() ? 32 : 64, lanes = bytes / 16;  // of a row
     row_ = warp_.lane / lanes;
+    list_ = shared_address(warp_.list(p_, unit_));
     rows_ = p_.w.digits + tile_ * p_.tile_bytes +
             (p_.plane_at[plane_] + (warp_.begin + unit_ * p_.unit) * bytes) + warp_.lane % lanes * 16;
   }
@@ -111,6 +112,7 @@ class Cursor {
   int class_ = 0;  // planes of the channels that are read by a table, 0: none yet
   bool more_ = false, singles_ = false;
   const uint8_t* rows_ = nullptr;
+  uint32_t list_ = 0;
   int row_ = 0;
 };
 
