@@ -155,7 +155,7 @@ class GroupAffineGemv final : public Gemv {
     point();
   }
 
-  bool fits() const { return stream_shape(stream_, 1, multiprocessors_).depth > 0; }
+  bool fits() const { return stream_shape(stream_, 1, multiprocessors_).slots > 0; }
 
   int64_t bytes() const override {
     int64_t sum = 0;

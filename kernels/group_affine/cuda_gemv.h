@@ -20,12 +20,13 @@ struct GroupAffineStream {
 };
 
 // How a launch is cut: clusters of blocks, of which every one has the same outputs and a part of the inputs;
-// chunks in flight a warp.
+// chunks that a block has room for; bytes that it has under way at once while it waits for its inputs, as
+// more would queue before those of the launch ahead.
 struct StreamShape {
-  int clusters = 0, cluster_blocks = 1, depth = 0;
+  int clusters = 0, cluster_blocks = 1, slots = 0, early_bytes = 0;
   int64_t shared_bytes = 0;
 };
-// On a device of so many multiprocessors. depth = 0 if the layer's input does not fit beside the weights in
+// On a device of so many multiprocessors. slots = 0 if the layer's input does not fit beside the weights in
 // flight.
 StreamShape stream_shape(const GroupAffineStream& weights, int tokens, int multiprocessors);
 

@@ -91,9 +91,9 @@ struct Grid {
   static constexpr int kEntries = kSets == 0 ? 1 : 4;
   uint32_t scales[kEntries], zeros[kEntries];
 
-  // row_zeros: instead of zero points that the chunk does not have.
-  __device__ void load(const SlotPlaces& p, const uint8_t* slot, int block, uint32_t row_zeros) {
-    const int lane = threadIdx.x % 32;
+  // zeros_at: the chunk's integer zero points; row_zeros: instead of zero points that it does not have.
+  __device__ void load(const SlotPlaces& p, const uint8_t* slot, const uint8_t* zeros_at, int block, int lane,
+                       uint32_t row_zeros) {
     const uint8_t* at = slot + p.code_bytes + block * p.block_bytes;
 #pragma unroll
     for (int q = 0; q < kEntries; ++q) {
@@ -102,7 +102,7 @@ struct Grid {
       scales[q] = p.block_bytes == 0 ? kOnes : *reinterpret_cast<const uint32_t*>(at + entry * 4);
       zeros[q] = row_zeros;
       if (p.zero_bytes > 0)
-        zeros[q] = integer_zeros_at<kBits>(slot + p.chunk_bytes + block * p.zero_block_bytes, entry);
+        zeros[q] = integer_zeros_at<kBits>(zeros_at + block * p.zero_block_bytes, entry);
       else if (p.block_bytes > 128)
         zeros[q] = *reinterpret_cast<const uint32_t*>(at + 128 + entry * 4);
     }

@@ -44,10 +44,10 @@ struct Sums {
     }
   }
 
-  // of_x: the block's first group of the first of `tokens`, which have so many `groups` each.
+  // of_x: the block's first group of the first of `tokens`, which have so many `groups` each. t: the lane's
+  // number among four.
   __device__ void scale(const Grid<kBits, kSets>& grid, bool half_zeros, int tokens, int groups,
-                        const float2* of_x, float (&y)[kColumns][2]) const {
-    const int t = threadIdx.x % 4;
+                        const float2* of_x, int t, float (&y)[kColumns][2]) const {
 #pragma unroll
     for (int q = 0; q < Grid<kBits, kSets>::kEntries; ++q) {
       const float2 s = of_halves(grid.scales[q]), z = grid.zero(q, half_zeros);

@@ -64,7 +64,8 @@ TEST_P(CudaGroupAffineGemv, EveryShapeAndOptionAgainstTheDequantizedWeights) {
         Case{50, 700, 32, 1, false, 3}, Case{20, 40, 0, 0, true, 8}, Case{41, 2056, 0, 2, false, 1},
         Case{40, 512, 0, 1, false, 5}, Case{2500, 96, 32, 0, true, 4}, Case{24, 4096, 64, 0, false, 8},
         Case{19, 130, 128, 2, false, 7}, Case{3000, 256, 64, 0, false, 1}, Case{30, 8712, 128, 0, false, 1},
-        Case{18, 14336, 64, 2, false, 6}}) {
+        Case{18, 14336, 64, 2, false, 6}, Case{37, 1302, 64, 0, true, 2}, Case{30, 17920, 32, 0, false, 1},
+        Case{16, 50176, 128, 0, false, 1}}) {
     SCOPED_TRACE(
         fmt::format("{} x {}, group {}, zeros {}, {} tokens", c.out, c.in, c.group, c.zeros, c.tokens));
     const auto layer = layer_of(c, GetParam());
