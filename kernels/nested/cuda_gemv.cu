@@ -4,7 +4,6 @@
 #include <atomic>
 
 #include "cuda/gemv_launch.cuh"
-
 #include "kernels/nested/cuda_gemv.h"
 #include "kernels/nested/gemv_tables.cuh"
 
@@ -353,9 +352,13 @@ void nested_gemv(const NestedStream& w, const NestedReading* readings, const Gem
     p.input = some;
     p.output = there;
     p.tokens = static_cast<int>(some.x.rows);
-    if (w.tabled_planes > 0) return p.tokens == 1 && nested::with_shape<1, true, 4>(w, launch);
-    if (p.tokens > 1) return p.tokens <= 4 && nested::with_shape<4, false, 8>(w, launch);
-    return nested::with_shape<1, false, 8>(w, launch) || nested::with_shape<1, false, 4>(w, launch);
+    if (p.tokens > 1)
+      return w.tabled_planes == 0 && p.tokens <= 4 && nested::with_shape<4, false, 8>(w, launch);
+    const bool launched = w.tabled_planes > 0 ? nested::with_shape<1, true, 4>(w, launch)
+                                              : nested::with_shape<1, false, 8>(w, launch) ||
+                                                    nested::with_shape<1, false, 4>(w, launch);
+    if (!launched) check_call(cudaErrorInvalidConfiguration, "nested gemv: no cut fits");
+    return true;
   });
 }
 

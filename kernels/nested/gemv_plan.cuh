@@ -1,9 +1,10 @@
 // How a launch of the decoding kernel divides its work, and what of shared memory belongs to whom.
 //
 // The blocks of a cluster and their warps share out the channels of a tile; every warp has all 256 outputs of
-// it. A warp waits for nobody before its sums are complete: it grades its own channels, lists the rows that
-// they read, plane by plane, loads them into registers and multiplies them. The channels of a warp are the
-// same for all its tiles, so the list is made once; a cluster's tiles all belong to one layer.
+// it. A warp waits for nobody before its sums are complete: it grades its own channels, lists them by how
+// many planes of them are read, copies their rows into a ring of its own and multiplies them there. The
+// channels of a warp are the same for all its tiles, so the list is made once; a cluster's tiles all belong
+// to one layer.
 #pragma once
 
 #include "kernels/nested/cuda_gemv.h"
@@ -38,6 +39,7 @@ struct Plan {
   int buffers;  // of grids, sums and inbox: 2 where one unit is prepared beside another
 };
 
+// What a launch is told.
 struct Problem {
   NestedStream w;
   NestedReading readings[kMaxNestedLayers];
@@ -52,8 +54,8 @@ struct Problem {
   int unit = 0, units = 0, share = 0;  // channels of a unit, a multiple of 8; units and channels of a warp
   int padded = 0;                      // share as arrays have it
   int places = 0;                      // of a unit's list
-  int likely =
-      0;  // channels of a warp whose first planes come to the second cache before the inputs are known
+  // Channels of a warp whose first planes come to the second cache before the inputs are known.
+  int likely = 0;
   // Of the order.
   int64_t tile_bytes = 0, grids_of_tile = 0;
   uint32_t plane_at[NestedOrder::kMaxPlanes]{};
