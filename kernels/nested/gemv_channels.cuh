@@ -4,6 +4,7 @@
 
 #include "cuda/decode.cuh"
 #include "cuda/gemv_operands.cuh"
+#include "cuda/shared_memory.cuh"
 #include "kernels/nested/gemv_plan.cuh"
 
 namespace grinqh::cuda::nested {

@@ -1,7 +1,6 @@
 // A warp's channels, unit by unit, neighbours in a lane: graded and listed, and their inputs put aside.
 #pragma once
 
-#include "cuda/shared_memory.cuh"
 #include "kernels/nested/gemv_channels.cuh"
 
 namespace grinqh::cuda::nested {
