@@ -88,6 +88,26 @@ inline void expect_products(const QuantizedLinear& layer, Matrix<const float> x,
   }
 }
 
+// Channels that are left out hide what is no number, others do not; and nothing read is nothing. gemv: of a
+// layer of 70 x 300 that grades. full: the level of a channel that is read.
+inline void expect_left_out_channels_unseen(const Gemv& gemv, Level full) {
+  MatrixBuffer<float> x = random_matrix(2, 300, 5);
+  MatrixBuffer<Level> levels(2, 300);
+  std::fill_n(levels.data(), levels.size(), full);
+  x.row(0)[70] = std::nanf("");
+  levels.row(0)[70] = 0;
+  x.row(1)[299] = HUGE_VALF;
+  with_every_instruction_set([&] {
+    const MatrixBuffer<float> y = run(gemv, x, {kFullLevel, levels.view()});
+    for (int64_t n = 0; n < 70; ++n) {
+      EXPECT_TRUE(std::isfinite(y.row(0)[n]));
+      EXPECT_FALSE(std::isfinite(y.row(1)[n]));
+    }
+    const MatrixBuffer<float> nothing = run(gemv, x, {0, {}});
+    EXPECT_EQ(std::count(nothing.data(), nothing.data() + nothing.size(), 0.0f), nothing.size());
+  });
+}
+
 // Inputs of zeros give zeros, by every kernel and instruction set; an input that is no number is in all
 // outputs.
 inline void expect_no_number_is_hidden(const QuantizedLinear& layer, const Precision& precision) {

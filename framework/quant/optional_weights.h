@@ -1,5 +1,5 @@
-// What a policy is besides if it can prepare for a layer without its weights: they are floats, and making them
-// takes longer than most that is done with them.
+// What a policy is besides if it can prepare for a layer without its weights: they are floats, and making
+// them takes longer than most that is done with them.
 #pragma once
 
 #include <string>

@@ -45,23 +45,8 @@ TEST_P(DenseGemv, EveryShapeAgainstTheDequantizedWeights) {
 }
 
 TEST_P(DenseGemv, ChannelsThatAreLeftOutAreNotSeen) {
-  const auto layer = layer_of(70, 300, GetParam());
-  MatrixBuffer<float> x = testing::random_matrix(2, 300, 5);
-  MatrixBuffer<Level> levels(2, 300);
-  std::fill_n(levels.data(), 600, Level{16});
-  x.row(0)[70] = std::nanf("");
-  levels.row(0)[70] = 0;
-  x.row(1)[299] = HUGE_VALF;
-  const auto gemv = gemv_kernels("dense16").at(0).make(*layer);
-  testing::with_every_instruction_set([&] {
-    const MatrixBuffer<float> y = testing::run(*gemv, x, {kFullLevel, levels.view()});
-    for (int64_t n = 0; n < 70; ++n) {
-      EXPECT_TRUE(std::isfinite(y.row(0)[n]));
-      EXPECT_FALSE(std::isfinite(y.row(1)[n]));
-    }
-    const MatrixBuffer<float> nothing = testing::run(*gemv, x, {0, {}});
-    EXPECT_EQ(std::count(nothing.data(), nothing.data() + nothing.size(), 0.0f), nothing.size());
-  });
+  testing::expect_left_out_channels_unseen(
+      *gemv_kernels("dense16").at(0).make(*layer_of(70, 300, GetParam())), 16);
 }
 
 TEST_P(DenseGemv, BytesReadAreTheChannels) {

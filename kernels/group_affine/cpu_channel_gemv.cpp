@@ -8,7 +8,7 @@
 #include "core/half.h"
 #include "core/parallel.h"
 #include "kernels/group_affine/cpu_channel_gemv_kernel.h"
-#include "kernels/group_affine/fields.h"
+#include "kernels/group_affine/cpu_parameters.h"
 #include "quant/gemv.h"
 
 namespace grinqh {
@@ -150,11 +150,7 @@ class ChannelGemv final : public Gemv {
     for (int64_t g = 0; g < order_.groups(); ++g)
       for (int64_t row = first; row < std::min(first + width, out()); ++row) {
         const int64_t to = order_.tile_parameters(tile) + g * width + row - first;
-        scales_.data()[to] = source.scale(row, g);
-        if (order_.zeros == Zeros::bytes)
-          zeros_.data()[to] = static_cast<uint8_t>(source.integer_zero(row, g));
-        else if (order_.zeros == Zeros::halves)
-          std::memcpy(zeros_.data() + to * 2, source.zeros + (row * order_.groups() + g) * 2, 2);
+        copy_parameters(source, row, g, order_.zeros, to, scales_.data(), zeros_.data());
       }
   }
 

@@ -95,23 +95,7 @@ TEST(GroupAffineGrading, LayersOfEightBitsHaveAKernelOfEitherKind) {
 }
 
 TEST(GroupAffineGrading, ChannelsThatAreLeftOutAreNotSeen) {
-  const auto layer = layer_of(70, 300, 64);
-  MatrixBuffer<float> x = testing::random_matrix(2, 300, 5);
-  MatrixBuffer<Level> levels(2, 300);
-  std::fill_n(levels.data(), 600, Level{8});
-  x.row(0)[70] = std::nanf("");
-  levels.row(0)[70] = 0;
-  x.row(1)[299] = HUGE_VALF;
-  const auto gemv = gemv_of(*layer);
-  testing::with_every_instruction_set([&] {
-    const MatrixBuffer<float> y = testing::run(*gemv, x, {kFullLevel, levels.view()});
-    for (int64_t n = 0; n < 70; ++n) {
-      EXPECT_TRUE(std::isfinite(y.row(0)[n]));
-      EXPECT_FALSE(std::isfinite(y.row(1)[n]));
-    }
-    const MatrixBuffer<float> nothing = testing::run(*gemv, x, {0, {}});
-    EXPECT_EQ(std::count(nothing.data(), nothing.data() + nothing.size(), 0.0f), nothing.size());
-  });
+  testing::expect_left_out_channels_unseen(*gemv_of(*layer_of(70, 300, 64)), 8);
 }
 
 TEST(GroupAffineGrading, ANumberThatIsNoneIsReadAboveAnyThreshold) {

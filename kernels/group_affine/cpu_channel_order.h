@@ -37,7 +37,7 @@ struct ChannelOrder {
   int64_t tile_parameters(int64_t tile) const { return tile * kTile * groups(); }
   int64_t codes() const { return outputs() * in; }
   int64_t parameters() const { return outputs() * groups(); }
-  int64_t zero_bytes() const { return zeros == Zeros::middle ? 0 : zeros == Zeros::bytes ? 1 : 2; }
+  int64_t zero_bytes() const { return group_affine::zero_bytes(zeros); }
 
   std::vector<ChannelSpan> spans() const {
     std::vector<ChannelSpan> all;

@@ -8,7 +8,7 @@
 #include "core/half.h"
 #include "core/parallel.h"
 #include "kernels/group_affine/cpu_gemv_kernel.h"
-#include "kernels/group_affine/fields.h"
+#include "kernels/group_affine/cpu_parameters.h"
 #include "quant/gemv.h"
 
 namespace grinqh {
@@ -135,19 +135,10 @@ class GroupAffineGemv final : public Gemv {
             put_code(words + upper * 16, 4, i % CpuOrder::kBlock, code & 15);
           }
         }
-      for (int64_t g = 0; g < order_.groups(); ++g) pack_parameters(source, row, g);
+      for (int64_t g = 0; g < order_.groups(); ++g)
+        copy_parameters(source, row, g, order_.zeros, (tile * order_.groups() + g) * CpuOrder::kTile + output,
+                        scales_.data(), zeros_.data());
     }
-  }
-
-  void pack_parameters(const GroupAffineFields& source, int64_t row, int64_t g) {
-    const int64_t from = row * order_.groups() + g;
-    const int64_t to =
-        (row / CpuOrder::kTile * order_.groups() + g) * CpuOrder::kTile + row % CpuOrder::kTile;
-    std::memcpy(scales_.data() + to, source.scales + from * 2, 2);
-    if (order_.zeros == Zeros::halves)
-      std::memcpy(zeros_.data() + to * 2, source.zeros + from * 2, 2);
-    else if (order_.zeros == Zeros::bytes)
-      zeros_.data()[to] = static_cast<uint8_t>(source.integer_zero(row, g));
   }
 
   CpuOrder order_;

@@ -22,6 +22,9 @@ enum class Zeros : uint8_t {
   bytes,
   halves
 };  // 2^(bits-1) for all; integers; real numbers as float16
+constexpr int64_t zero_bytes(Zeros zeros) {
+  return zeros == Zeros::middle ? 0 : zeros == Zeros::bytes ? 1 : 2;
+}
 
 // Blocks of one group whose inputs share a scale when they are rounded to integers.
 struct Span {
@@ -47,7 +50,7 @@ struct CpuOrder {
   }
   int64_t block_bytes() const { return 2 * 64 * bits; }
   int64_t tile_bytes() const { return blocks() * block_bytes(); }
-  int64_t zero_bytes() const { return zeros == Zeros::middle ? 0 : zeros == Zeros::bytes ? 1 : 2; }
+  int64_t zero_bytes() const { return group_affine::zero_bytes(zeros); }
   int64_t parameters() const { return tiles() * groups() * kTile; }
   int64_t bytes() const { return tiles() * tile_bytes() + parameters() * (2 + zero_bytes()); }
 
