@@ -261,7 +261,8 @@ void dense_gemv(const DenseRows& w, const GemvInput& input, const GemvOutput& ou
   const Kernel kernel =
       half ? kernel_of<F16Products>(input.x.type, p.tokens) : kernel_of<Bf16Products>(input.x.type, p.tokens);
   launch_streaming("dense gemv", kernel,
-                   {dim3(static_cast<unsigned>(blocks)), dim3(kThreads), static_cast<size_t>(p.bytes)},
+                   {dim3(static_cast<unsigned>(blocks)), dim3(kThreads),
+                    shared_bytes_behind(input, static_cast<size_t>(p.bytes))},
                    stream, p);
 }
 

@@ -6,6 +6,14 @@
 
 namespace grinqh::cuda {
 
+// Shared memory of a block that cannot have another of its launch beside it, but may have one that takes less
+// than half: the next launch's.
+constexpr size_t kMoreThanHalfShared = 115 * 1024;
+
+inline size_t shared_bytes_behind(const GemvInput& input, size_t bytes) {
+  return input.unevenly_made && bytes < kMoreThanHalfShared ? kMoreThanHalfShared : bytes;
+}
+
 // With as much shared memory on a multiprocessor as it can have: else it keeps no more than one block needs,
 // and the next launch finds no room.
 template <class... Parameters, class... Arguments>

@@ -19,6 +19,9 @@ struct GemvInput {
   Form form = Form::plain;
   const float* norm_weight = nullptr;  // [in]
   float epsilon = 0;
+  // The kernel that made x leaves multiprocessors without a block: those of a product that begin while it
+  // runs would share some of them, and be late (gemv_launch.cuh).
+  bool unevenly_made = false;
 };
 
 // y = product + bias, or y += product + bias.

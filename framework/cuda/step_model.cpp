@@ -133,7 +133,9 @@ void StepModel::enqueue(const Run& run) {
     multiply(block.qkv, normalized(norms.attention), {qkv_.view()});
     attend(b);
     mark(StepPart::attention);
-    multiply(block.o, {mixed_.view()}, {x_.view(), true});
+    GemvInput mixed{mixed_.view()};
+    mixed.unevenly_made = true;  // a few heads' blocks
+    multiply(block.o, mixed, {x_.view(), true});
     multiply(block.gate_up, normalized(norms.mlp), {gate_up_.view()});
     multiply(block.down, {gate_up_.view(), GemvInput::Form::swiglu}, {x_.view(), true});
   }

@@ -12,8 +12,8 @@
 // a part each, and add up their sums through each other's.
 #include "cuda/bulk_copy.cuh"
 #include "cuda/cluster.cuh"
+#include "cuda/gemv_launch.cuh"
 #include "cuda/gemv_operands.cuh"
-#include "cuda/launch.cuh"
 #include "cuda/shared_memory.cuh"
 #include "kernels/group_affine/cuda_gemv.h"
 #include "kernels/group_affine/gemv_inputs.cuh"
@@ -386,17 +386,11 @@ void group_affine_gemv(const GroupAffineStream& w, const StreamShape& shape, con
   p.input = input;
   p.output = output;
   const Kernel kernel = kernel_of(w.order, tokens);
-  check_call(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                  static_cast<int>(shape.shared_bytes)),
-             "cudaFuncSetAttribute");
-  // Without it the multiprocessor keeps no more shared memory than one block needs.
-  check_call(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
-                                  cudaSharedmemCarveoutMaxShared),
-             "cudaFuncSetAttribute");
-  launch_early("group_affine gemv", kernel,
-               {dim3(static_cast<unsigned>(shape.clusters * shape.cluster_blocks)), dim3(kThreads),
-                static_cast<size_t>(shape.shared_bytes), shape.cluster_blocks},
-               stream, p);
+  launch_streaming(
+      "group_affine gemv", kernel,
+      {dim3(static_cast<unsigned>(shape.clusters * shape.cluster_blocks)), dim3(kThreads),
+       shared_bytes_behind(input, static_cast<size_t>(shape.shared_bytes)), shape.cluster_blocks},
+      stream, p);
 }
 
 void group_affine_gemv(const GroupAffineStream& w, const GemvInput& input, const GemvOutput& output,
