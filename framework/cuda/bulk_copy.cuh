@@ -22,6 +22,15 @@ __device__ inline void expect_bytes(uint32_t barrier, int bytes) {
                : "memory");
 }
 
+// One arrival, without bytes.
+__device__ inline void arrive(uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+// One arrival, when all copies of this thread (shared_memory.cuh) before it have come.
+__device__ inline void arrive_behind_copies(uint32_t barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
+}
+
 // Bytes beside those of this phase's arrivals.
 __device__ inline void expect_more_bytes(uint32_t barrier, int bytes) {
   asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(bytes)

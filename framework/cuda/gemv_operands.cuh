@@ -37,29 +37,30 @@ __device__ float input_factor(const GemvInput& input, int in, int token, float* 
 __device__ inline float gated(float gate, float up) { return __fdividef(gate, 1.0f + __expf(-gate)) * up; }
 
 // What both kinds of loading do; normalize(value, weight) makes an input of a token that is to be normalized.
-template <class T, class Normalize>
-__device__ void load_formed(const GemvInput& input, int in, int token, int item, float (&v)[8],
+template <class T, int kCount, class Normalize>
+__device__ void load_formed(const GemvInput& input, int in, int token, int item, float (&v)[kCount],
                             const Normalize& normalize) {
-  const int first = item * 8, valid = max(0, min(8, in - first));
+  const int first = item * kCount, valid = max(0, min(kCount, in - first));
   const T* x = input_row<T>(input, token);
-  load8_part(x + first, valid, v);
+  load_part(x + first, valid, v);
   if (input.form == GemvInput::Form::rms_norm) {
-    float weight[8];
-    load8_part(input.norm_weight + first, valid, weight);
+    float weight[kCount];
+    load_part(input.norm_weight + first, valid, weight);
 #pragma unroll
-    for (int i = 0; i < 8; ++i) normalize(v[i], weight[i]);
+    for (int i = 0; i < kCount; ++i) normalize(v[i], weight[i]);
   } else if (input.form == GemvInput::Form::swiglu) {
-    float up[8];
-    load8_part(x + in + first, valid, up);
+    float up[kCount];
+    load_part(x + in + first, valid, up);
 #pragma unroll
-    for (int i = 0; i < 8; ++i) v[i] = gated(v[i], up[i]);
+    for (int i = 0; i < kCount; ++i) v[i] = gated(v[i], up[i]);
   }
 }
 
-// Inputs 8 item .. 8 item + 7 of a token; zeros from `in` on. factor: input_factor()'s of the token.
-template <class T>
+// Inputs kCount item .. kCount (item + 1) - 1 of a token, four or eight; zeros from `in` on. factor:
+// input_factor()'s of the token.
+template <class T, int kCount>
 __device__ void load_inputs(const GemvInput& input, int in, int token, int item, float factor,
-                            float (&v)[8]) {
+                            float (&v)[kCount]) {
   load_formed<T>(input, in, token, item, v, [&](float& value, float weight) { value *= factor * weight; });
 }
 

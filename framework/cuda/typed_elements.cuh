@@ -54,6 +54,33 @@ __device__ void load8_part(const T* from, int valid, float (&x)[8]) {
   for (int i = 0; i < 8; ++i) x[i] = i < valid ? to_float(from[i]) : 0.0f;
 }
 
+// The same of four, `from` at a multiple of four elements.
+template <class T>
+__device__ void load_part(const T* from, int valid, float (&x)[4]) {
+  if (valid < 4) {
+    for (int i = 0; i < 4; ++i) x[i] = i < valid ? to_float(from[i]) : 0.0f;
+  } else if constexpr (sizeof(T) == 4) {
+    const float4 four = *reinterpret_cast<const float4*>(from);
+    x[0] = four.x, x[1] = four.y, x[2] = four.z, x[3] = four.w;
+  } else {
+    const uint2 pairs = *reinterpret_cast<const uint2*>(from);
+    x[0] = __uint_as_float(pairs.x << 16), x[1] = __uint_as_float(pairs.x & 0xffff0000u);
+    x[2] = __uint_as_float(pairs.y << 16), x[3] = __uint_as_float(pairs.y & 0xffff0000u);
+  }
+}
+template <class T>
+__device__ void load_part(const T* from, int valid, float (&x)[8]) {
+  load8_part(from, valid, x);
+}
+
+__device__ inline void store_four(const float (&x)[4], float* to) {
+  *reinterpret_cast<float4*>(to) = make_float4(x[0], x[1], x[2], x[3]);
+}
+__device__ inline void store_four(const float (&x)[4], __nv_bfloat16* to) {
+  __nv_bfloat162 pairs[2] = {__floats2bfloat162_rn(x[0], x[1]), __floats2bfloat162_rn(x[2], x[3])};
+  *reinterpret_cast<uint2*>(to) = *reinterpret_cast<const uint2*>(pairs);
+}
+
 template <class T>
 __device__ void store8_part(const float (&x)[8], int valid, T* to) {
   if (valid < 8) {

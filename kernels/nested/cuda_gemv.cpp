@@ -1,6 +1,7 @@
 #include "kernels/nested/cuda_gemv.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <optional>
 #include <vector>
@@ -10,6 +11,7 @@
 #include "cuda/device_properties.h"
 #include "cuda/gemv.h"
 #include "cuda/layer_buffers.h"
+#include "kernels/nested/cuda_gemv_division.h"
 #include "kernels/nested/layout.h"
 
 namespace grinqh::cuda {
@@ -84,10 +86,41 @@ NestedOrder order_of(const NestedShape& shape) {
   return order;
 }
 
-// All but the addresses; nothing if the kernel cannot take the layers, or not together.
-std::optional<NestedStream> described(GemvLayers layers) {
-  const NestedShape first = NestedShape::of(layers.front()->attributes());
+// All but addresses, and who multiplies what: with a single token, with several.
+struct Description {
   NestedStream weights;
+  std::array<NestedDivision, 2> divisions;
+};
+
+NestedSchedule& schedule_of(NestedStream& weights, size_t division) {
+  return division == 0 ? weights.single_token : weights.several_tokens;
+}
+
+void add_divisions(Description& all, int blocks) {
+  NestedStream& weights = all.weights;
+  NestedTiles tiles;
+  tiles.first_tile.assign(weights.first_tile, weights.first_tile + weights.layers + 1);
+  tiles.first_output.assign(weights.first_output, weights.first_output + weights.layers + 1);
+  tiles.in = weights.order.in;
+  for (size_t i = 0; i < all.divisions.size(); ++i) {
+    const NestedCut cut = nested_cut(weights, i > 0);
+    NestedDivision& division = all.divisions[i];
+    division = divide(tiles, blocks, cut.warps, cut.most_unit);
+    if (!division.single) division = divide(tiles, blocks, cut.warps, cut.most_unit_of_many);
+    NestedSchedule& schedule = schedule_of(weights, i);
+    schedule.blocks = blocks;
+    schedule.sums_of_block = division.sums_of_block;
+    schedule.unit = division.unit;
+    schedule.single = division.single;
+  }
+}
+
+// Nothing if the kernel cannot take the layers, or not together. blocks: of a launch.
+std::optional<Description> described(GemvLayers layers, int blocks) {
+  constexpr int64_t kMostBytes = int64_t{1} << 36;  // so that offsets fit their types
+  const NestedShape first = NestedShape::of(layers.front()->attributes());
+  Description all;
+  NestedStream& weights = all.weights;
   weights.order = order_of(first);
   const int tabled = highest_tabled(first);
   while (weights.tabled_planes < weights.order.planes && weights.order.end[weights.tabled_planes] <= tabled)
@@ -107,20 +140,27 @@ std::optional<NestedStream> described(GemvLayers layers) {
       if (level > 0 && level <= tabled && !pack_table(*layer, level, weights.tables[at][level]))
         return std::nullopt;
   }
+  if (weights.tiles() * weights.order.tile_bytes() > kMostBytes) return std::nullopt;
+  add_divisions(all, blocks);
   if (!nested_gemv_fits(weights)) return std::nullopt;
-  return weights;
+  return all;
 }
 
 class NestedGemv final : public Gemv {
  public:
-  // weights: as described() by the layers.
-  NestedGemv(GemvLayers layers, const NestedStream& weights, Stream stream)
-      : Gemv(weights.first_output[weights.layers], layers.front()->in()),
+  // all: as described() by the layers.
+  NestedGemv(GemvLayers layers, const Description& all, Stream stream)
+      : Gemv(all.weights.first_output[all.weights.layers], layers.front()->in()),
         levels_(NestedShape::of(layers.front()->attributes()).levels),
-        weights_(weights) {
+        weights_(all.weights) {
     for (const QuantizedLinear* layer : layers)
       grid_bytes_read_.push_back(NestedShape::of(layer->attributes()).parameters() * kGrid);
+    for (size_t i = 0; i < all.divisions.size(); ++i) {
+      counts_[i] = {std::ssize(all.divisions[i].runs), std::ssize(all.divisions[i].sums)};
+      schedule_bytes_ += counts_[i].bytes();
+    }
     allocate(stream);
+    put_schedules(all, stream);
     for (int at = 0; at < weights_.layers; ++at) {
       const QuantizedLinear& layer = *layers[static_cast<size_t>(at)];
       const LayerBuffers buffers(layer, stream);
@@ -141,7 +181,7 @@ class NestedGemv final : public Gemv {
     }
   }
 
-  int64_t bytes() const override { return digits_.size() + grids_.size(); }
+  int64_t bytes() const override { return digits_.size() + grids_.size() + schedules_.size(); }
 
   int64_t bytes_read(std::span<const LevelCounts> counts) const override {
     check(std::ssize(counts) == weights_.layers, "nested gemv: one count a layer");
@@ -169,6 +209,7 @@ class NestedGemv final : public Gemv {
     };
     duplicate(digits_, copy->digits_);
     duplicate(grids_, copy->grids_);
+    duplicate(schedules_, copy->schedules_);
     return copy;
   }
 
@@ -190,8 +231,22 @@ class NestedGemv final : public Gemv {
       : Gemv(other.out(), other.in()),
         levels_(other.levels_),
         grid_bytes_read_(other.grid_bytes_read_),
-        weights_(other.weights_) {
+        weights_(other.weights_),
+        counts_(other.counts_),
+        schedule_bytes_(other.schedule_bytes_) {
     allocate(stream);
+  }
+
+  // Of a schedule: rows of its tables.
+  struct Counts {
+    int64_t runs = 0, sums = 0;
+
+    int64_t bytes() const {
+      return runs * static_cast<int64_t>(sizeof(NestedRun)) + sums * static_cast<int64_t>(sizeof(NestedSums));
+    }
+  };
+  int64_t exchange_bytes() const {
+    return int64_t{weights_.single_token.blocks} * NestedSchedule::kMostTokens * NestedOrder::kTile * 4;
   }
 
   void allocate(Stream stream) {
@@ -199,6 +254,32 @@ class NestedGemv final : public Gemv {
     grids_ = Bytes(weights_.tiles() * weights_.grids_of_tile() * kGrid, stream);
     weights_.digits = digits_.as<uint8_t>();
     weights_.grids = grids_.as<uint32_t>();
+    // Runs and sums of each schedule one after another, then what both exchange.
+    schedules_ = Bytes(schedule_bytes_ + exchange_bytes(), stream);
+    auto* at = schedules_.as<uint8_t>();
+    for (size_t i = 0; i < counts_.size(); ++i) {
+      NestedSchedule& schedule = schedule_of(weights_, i);
+      schedule.runs = reinterpret_cast<const NestedRun*>(at);
+      schedule.sums = reinterpret_cast<const NestedSums*>(schedule.runs + counts_[i].runs);
+      schedule.exchange = reinterpret_cast<float*>(schedules_.as<uint8_t>() + schedule_bytes_);
+      at += counts_[i].bytes();
+    }
+  }
+
+  void put_schedules(const Description& all, Stream stream) {
+    static_assert(sizeof(NestedRun) == 16 && sizeof(NestedSums) == 32);
+    std::vector<uint8_t> bytes;
+    const auto append = [&](const auto& rows) {
+      const auto* begin = reinterpret_cast<const uint8_t*>(rows.data());
+      bytes.insert(bytes.end(), begin, begin + rows.size() * sizeof(rows[0]));
+    };
+    for (const NestedDivision& division : all.divisions) append(division.runs), append(division.sums);
+    check_call(cudaMemcpyAsync(schedules_.data(), bytes.data(), bytes.size(), cudaMemcpyHostToDevice, stream),
+               "cudaMemcpyAsync");
+    check_call(cudaMemsetAsync(schedules_.as<uint8_t>() + schedule_bytes_, NestedSchedule::kNothing & 255,
+                               static_cast<size_t>(exchange_bytes()), stream),
+               "cudaMemsetAsync");
+    check_call(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
   }
 
   NestedReading resolved(const GemvReading& reading) const {
@@ -221,15 +302,17 @@ class NestedGemv final : public Gemv {
   std::vector<Level> levels_;
   std::vector<int64_t> grid_bytes_read_;  // of a layer, all its channels
   NestedStream weights_;
-  Bytes digits_, grids_;
+  std::array<Counts, 2> counts_{};
+  int64_t schedule_bytes_ = 0;
+  Bytes digits_, grids_, schedules_;
 };
 
 std::unique_ptr<Gemv> make(GemvLayers layers, Stream stream) {
   const DeviceProperties device = device_properties();
   if (device.major < 9 || std::ssize(layers) > kMaxNestedLayers) return nullptr;
-  const std::optional<NestedStream> weights = described(layers);
-  if (!weights) return nullptr;
-  return std::make_unique<NestedGemv>(layers, *weights, stream);
+  const std::optional<Description> all = described(layers, device.multiprocessors);
+  if (!all) return nullptr;
+  return std::make_unique<NestedGemv>(layers, *all, stream);
 }
 
 const RegisterGemv registered{"nested", "slots",

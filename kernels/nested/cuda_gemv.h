@@ -4,6 +4,7 @@
 #include "cuda/gemv_operands.h"
 #include "cuda/grading.h"
 #include "kernels/nested/gemv_order.h"
+#include "kernels/nested/gemv_schedule.h"
 
 namespace grinqh::cuda {
 
@@ -14,6 +15,20 @@ constexpr int kMaxNestedLayers = 4;
 struct NestedTable {
   static constexpr int kMaxLevel = 4;
   uint32_t high[4] = {}, low[4] = {};
+};
+
+// The schedule of a launch (gemv_schedule.h), and what its blocks need besides.
+struct NestedSchedule {
+  static constexpr int kMostTokens = 4;
+  static constexpr uint32_t kNothing = 0xffffffffu;
+
+  const NestedRun* runs = nullptr;   // [blocks][warps]
+  const NestedSums* sums = nullptr;  // [blocks][sums_of_block]
+  // Where blocks leave sums of tiles that others have begun: [blocks][kMostTokens][256], kNothing.
+  float* exchange = nullptr;
+  int blocks = 0, sums_of_block = 0;
+  int unit = 0;         // channels that are multiplied at once
+  bool single = false;  // no run has more than one unit
 };
 
 // Tiles of several layers one after another; a layer's outputs begin with a tile.
@@ -28,6 +43,7 @@ struct NestedStream {
   // Channels that have up to so many planes are read by the tables of their levels.
   int tabled_planes = 0;
   NestedTable tables[kMaxNestedLayers][NestedTable::kMaxLevel + 1];  // [layer][level]
+  NestedSchedule single_token, several_tokens;
   int layers = 0;
   int first_tile[kMaxNestedLayers + 1] = {};
   int first_output[kMaxNestedLayers + 1] = {};
@@ -49,7 +65,14 @@ struct NestedReading {
 void nested_gemv(const NestedStream& weights, const NestedReading* readings, const GemvInput& input,
                  const GemvOutput& output, Stream stream);
 
-// Whether a multiprocessor's shared memory has room for what a launch keeps of so many channels.
+// How a schedule is to be made (cuda_gemv_division.h): warps of a block, channels of a unit at most, if no
+// run has more than one, and else.
+struct NestedCut {
+  int warps, most_unit, most_unit_of_many;
+};
+NestedCut nested_cut(const NestedStream& weights, bool several_tokens);
+
+// Whether a multiprocessor's shared memory has room for launches by these schedules.
 bool nested_gemv_fits(const NestedStream& weights);
 
 // Packing of one layer: the layout's buffers (layout.h) to `digits` and `grids` of the layer's first tile.

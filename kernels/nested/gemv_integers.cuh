@@ -1,8 +1,12 @@
-// Inputs as 16-bit integers, as the high and the low byte that the tensor cores multiply by; and what does
-// not depend on the digits: sums for the minima and for the middles of cells.
+// Inputs as 16-bit integers, whose high and low bytes the tensor cores multiply by; and what does not depend
+// on the digits: sums for the minima and for the middles of cells.
+//
+// Of eight places of a list, a step of a product, integers lie in the order (t, pair of columns, place t or t
+// + 4, column); with a single column (t, place t or t + 4). Each is 256 high + low, both signed, with its
+// lowest 16 bits as they are but for bit 7: so the low byte is signed when the high one is rounded.
 #pragma once
 
-#include "kernels/nested/gemv_units.cuh"
+#include "kernels/nested/gemv_inputs.cuh"
 
 namespace grinqh::cuda::nested {
 
@@ -22,6 +26,16 @@ __device__ inline float warp_sum(float value) {
   return value;
 }
 
+template <class S>
+constexpr int kStepBytes = 8 * S::kColumns * 2;
+
+// Of place t of its step.
+template <class S>
+__device__ inline uint32_t integers_at(uint32_t place) {
+  return place / 8 * kStepBytes<S> + place % 4 * (4 * S::kColumns) +
+         place / 4 % 2 * (S::kColumns == 1 ? 2 : 4);
+}
+
 // Of a unit's channels and a token. Along the outputs the sums over x are of each column, with its scales and
 // minima; along the inputs they are what both are multiplied by.
 template <class S>
@@ -31,82 +45,96 @@ struct Factors {
   float inputs = 0;
 };
 
-// Makes the integers of a unit and a token. A table's positions are no middles of cells to be added. grids:
-// the unit's, [channels][columns]; not used along the inputs. to: words (step, t, column), step: eight places
-// of the list, with the high and the low byte of place t of the step, then of place t + 4.
+// What a lane's channels of a token are multiplied by; adds to this lane's part of the sums. tabled: levels
+// up to it have tables, whose positions are no middles of cells to be added. grids: the lane's, [channels]
+// [columns]; not used along the inputs.
 template <class S>
-__device__ Factors<S> make_integers(const Problem& p, const Warp& warp, int token, int unit,
-                                    const uint32_t* grids, uint8_t* to) {
-  constexpr int kColumns = S::kColumns, kLane = S::kLane;
-  const int at = warp.lane * kLane;
-  const bool valid = at < warp.channels(p, unit);
-  Factors<S> factors;
-  float values[kLane][kColumns] = {};
-  uint32_t levels[kLane / 4] = {}, most = 0;  // most: of |x| as bits: what is no number is more than any
-  if constexpr (S::kTables) {                 // zeros where no channel is
-    for (int i = warp.lane; i < p.places * kColumns / 8; i += 32) reinterpret_cast<uint4*>(to)[i] = {};
-    __syncwarp();
-  }
-  const uint32_t tabled = S::kTables && p.w.tabled_planes > 0 ? p.w.order.end[p.w.tabled_planes - 1] : 0;
-  if (valid) {
-    float x[kLane];
-    uint32_t grid[kLane * kColumns] = {};
+__device__ inline void scale_inputs(const float (&x)[S::kLane], const uint32_t (&levels)[S::kLane / 4],
+                                    uint32_t tabled, const uint32_t* grids,
+                                    float (&values)[S::kLane][S::kColumns], Factors<S>& sums) {
+  constexpr int kColumns = S::kColumns;
 #pragma unroll
-    for (int i = 0; i < kLane / 4; ++i) {
-      const float4 four = reinterpret_cast<const float4*>(warp.x(p, token, unit) + at)[i];
-      x[4 * i] = four.x, x[4 * i + 1] = four.y, x[4 * i + 2] = four.z, x[4 * i + 3] = four.w;
-      levels[i] = reinterpret_cast<const uint32_t*>(warp.levels(p, token, unit) + at)[i];
-    }
+  for (int first = 0; first < S::kLane; first += 4) {
+    uint32_t grid[4 * kColumns] = {};
     if constexpr (!S::kByInput) {
 #pragma unroll
-      for (int i = 0; i < kLane * kColumns / 4; ++i) {
-        const uint4 four = reinterpret_cast<const uint4*>(grids + at * kColumns)[i];
-        grid[4 * i] = four.x, grid[4 * i + 1] = four.y, grid[4 * i + 2] = four.z, grid[4 * i + 3] = four.w;
+      for (int i = 0; i < kColumns; ++i) {
+        const uint4 g = reinterpret_cast<const uint4*>(grids + first * kColumns)[i];
+        grid[4 * i] = g.x, grid[4 * i + 1] = g.y, grid[4 * i + 2] = g.z, grid[4 * i + 3] = g.w;
       }
     }
 #pragma unroll
-    for (int i = 0; i < kLane; ++i) {
-      const uint32_t level = levels[i / 4] >> 8 * (i % 4) & 255u;
-      const float half = S::kTables && level <= tabled ? 0.0f : half_cell(level);
+    for (int i = 0; i < 4; ++i) {
+      const uint32_t level = levels[first / 4] >> 8 * i & 255u;
+      const float half = S::kTables && level <= tabled ? 0.0f : half_cell(level), input = x[first + i];
       if constexpr (S::kByInput) {
-        values[i][0] = x[i];
-        factors.inputs += x[i];
-        factors.middles[0] = fmaf(x[i], half, factors.middles[0]);
+        values[first + i][0] = input;
+        sums.inputs += input;
+        sums.middles[0] = fmaf(input, half, sums.middles[0]);
       } else {
 #pragma unroll
         for (int j = 0; j < kColumns; ++j) {
           const float scale = scale_of(grid[i * kColumns + j]);
-          values[i][j] = x[i] * scale;
-          factors.middles[j] =
-              fmaf(x[i], fmaf(scale, half, minimum_of(grid[i * kColumns + j])), factors.middles[j]);
+          values[first + i][j] = input * scale;
+          sums.middles[j] =
+              fmaf(input, fmaf(scale, half, minimum_of(grid[i * kColumns + j])), sums.middles[j]);
         }
       }
-#pragma unroll
-      for (int j = 0; j < kColumns; ++j) most = max(most, __float_as_uint(fabsf(values[i][j])));
     }
   }
+}
+
+template <class S>
+__device__ inline void store_integers(uint8_t* integers, uint32_t place, const uint32_t (&of)[S::kColumns]) {
+  uint8_t* at = integers + integers_at<S>(place);
+  if constexpr (S::kColumns == 1) {
+    *reinterpret_cast<uint16_t*>(at) = static_cast<uint16_t>(of[0] ^ 0x80u);
+  } else {
+#pragma unroll
+    for (int j = 0; j < S::kColumns; j += 2)
+      *reinterpret_cast<uint32_t*>(at + j * 4) = __byte_perm(of[j], of[j + 1], 0x5410) ^ 0x00800080u;
+  }
+}
+
+// Makes the integers of a unit of `count` channels and a token. Without a list those beyond the channels are
+// zeros: no rows are copied there, and whatever lies in the ring is multiplied.
+template <class S>
+__device__ Factors<S> make_integers(const Problem& p, const Warp<S>& warp, const LaneChannels<S>& channels,
+                                    int count, int turn, int token) {
+  constexpr int kColumns = S::kColumns, kLane = S::kLane;
+  uint8_t* to = warp.integers(token);
+  if constexpr (S::kTables) {  // zeros where no channel is
+    for (int i = warp.lane; i < S::kPlaces * kColumns / 8; i += 32) reinterpret_cast<uint4*>(to)[i] = {};
+    __syncwarp();
+  }
+  const uint32_t tabled = S::kTables && p.w.tabled_planes > 0 ? p.w.order.end[p.w.tabled_planes - 1] : 0;
+  Factors<S> factors;
+  float values[kLane][kColumns];
+  // Scales beyond the unit's channels may be anything, no numbers too.
+  const bool exists = warp.lane * kLane < count;
+  if (exists)
+    scale_inputs<S>(channels.x[token], channels.levels[token], tabled,
+                    warp.grids(turn) + warp.lane * kLane * kColumns, values, factors);
+  uint32_t most = 0;  // of |value| as bits: what is no number is more than any
+#pragma unroll
+  for (int i = 0; i < kLane; ++i)
+#pragma unroll
+    for (int j = 0; j < kColumns; ++j) {
+      if (!exists) values[i][j] = 0;
+      most = max(most, __float_as_uint(fabsf(values[i][j])));
+    }
   const float largest = __uint_as_float(__reduce_max_sync(0xffffffffu, most));
   const float inverse = largest > 1e-30f ? __fdividef(kMost, largest) : 0.0f;
   factors.unit = largest * (1.0f / kMost);
-  if (valid) {
-    uint32_t pairs[kLane / 2];
 #pragma unroll
-    for (int i = 0; i < kLane / 2; ++i)
-      pairs[i] = reinterpret_cast<const uint32_t*>(warp.places(p, unit) + at)[i];
+  for (int i = 0; i < kLane; ++i) {
+    const uint32_t place = channels.places[i / 4] >> 8 * (i % 4) & 255u;
+    // 1.5 2^23 + 128 + x rounds to integers, whose lowest bits are those of the mantissa.
+    uint32_t integers[kColumns];
 #pragma unroll
-    for (int i = 0; i < kLane; ++i) {
-      const uint32_t place = pairs[i / 2] >> 16 * (i % 2) & 0xffffu;
-      if (place == kUnread) continue;
-      // Of 16-bit halves: step place / 8, word place % 4, half place / 4 % 2.
-      auto* half = reinterpret_cast<uint16_t*>(to) +
-                   ((place >> 3 << 2 | (place & 3)) * kColumns * 2 + (place >> 2 & 1));
-#pragma unroll
-      for (int j = 0; j < kColumns; ++j) {
-        // 1.5 2^23 + x rounds to integers, whose lowest bits are those of the mantissa.
-        const uint32_t integer = __float_as_uint(fmaf(values[i][j], inverse, 12582912.0f));
-        half[j * 2] = static_cast<uint16_t>(__byte_perm(integer, integer + 128, 0x0005));
-      }
-    }
+    for (int j = 0; j < kColumns; ++j)
+      integers[j] = __float_as_uint(fmaf(values[i][j], inverse, 12582912.0f + 128.0f));
+    if (place != kUnread) store_integers<S>(to, place, integers);
   }
 #pragma unroll
   for (int j = 0; j < kColumns; ++j) factors.middles[j] = warp_sum(factors.middles[j]);

@@ -1,9 +1,6 @@
-// From sums of integers to outputs: of a unit, of a block's warps, of the blocks of a cluster. All in an
-// order that does not depend on who comes first.
+// From sums of integers to a warp's sums of a tile.
 #pragma once
 
-#include "cuda/bulk_copy.cuh"
-#include "cuda/cluster.cuh"
 #include "kernels/nested/gemv_products.cuh"
 
 namespace grinqh::cuda::nested {
@@ -37,11 +34,12 @@ __device__ inline void add_sum(float sum, int number, int lane, const uint32_t* 
   y[number] = S::kByInput ? fmaf(scale_of(grids[lane * kOwned + number]), sum, y[number]) : y[number] + sum;
 }
 
-// Adds what was multiplied digit by digit. last_end: of the plane multiplied last.
+// Adds what was multiplied digit by digit. last_end: of the plane multiplied last. step: what an integer
+// stands for.
 template <class S>
-__device__ inline void add_digit_sums(const Sums<S>& sums, int token, int last_end, int lane,
-                                      const Factors<S>& factors, const uint32_t* grids, float (&y)[kOwned]) {
-  const float unit = factors.unit * __uint_as_float((127 + 8 - last_end) << 23);
+__device__ inline void add_digit_sums(const Sums<S>& sums, int token, int last_end, int lane, float step,
+                                      const uint32_t* grids, float (&y)[kOwned]) {
+  const float unit = step * __uint_as_float((127 + 8 - last_end) << 23);
 #pragma unroll
   for (int d = 0; d < 4; ++d)
 #pragma unroll
@@ -71,80 +69,5 @@ __device__ inline void add_middles(const Factors<S>& factors, int lane, const ui
     }
   }
 }
-
-#if __CUDA_ARCH__ >= 900
-// A barrier for each buffer of the inbox counts what the cluster's blocks send to this one.
-__device__ inline uint32_t inbox_barrier(const Problem& p, uint8_t* shared, int buffer) {
-  return shared_address(shared + p.plan.barriers) + buffer * 8;
-}
-__device__ inline int inbox_bytes(const Problem& p) {
-  return p.cluster * p.tokens * min(p.owned, NestedOrder::kTile - rank_in_cluster() * p.owned) * 4;
-}
-
-// By one thread, before it arrives at the cluster's barrier; nobody sends before all have.
-__device__ inline void prepare_inbox(const Problem& p, uint8_t* shared) {
-  for (int buffer = 0; buffer < p.plan.buffers; ++buffer) init_barrier(inbox_barrier(p, shared, buffer), 1);
-  fence_barriers();
-  for (int buffer = 0; buffer < p.plan.buffers; ++buffer)
-    expect_bytes(inbox_barrier(p, shared, buffer), inbox_bytes(p));
-}
-
-// The block's warps have added up their channels of a tile. Every block of a cluster gathers a share of the
-// tile's outputs. number: of the tile among the cluster's.
-template <class S>
-__device__ void finish_tile(const Problem& p, uint8_t* shared, int tile, int layer, int number,
-                            const Outputs<S>& y) {
-  constexpr int kTile = NestedOrder::kTile;
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int rank = rank_in_cluster(), owned = p.owned, buffer = number & (p.plan.buffers - 1);
-  const int first = p.w.first_output[layer] + (tile - p.w.first_tile[layer]) * kTile;
-  const int end = p.w.first_output[layer + 1];
-  // Of a warp: [tokens][number of a lane's output][lane].
-  uint8_t* sums = shared + p.plan.sums + buffer * p.plan.sums_buffer;
-  auto* inbox = reinterpret_cast<float*>(shared + p.plan.inbox) + buffer * p.cluster * S::kTokens * owned;
-  const uint32_t barrier = inbox_barrier(p, shared, buffer);
-  auto* mine = reinterpret_cast<float*>(sums + warp * p.plan.sums_warp);
-#pragma unroll
-  for (int token = 0; token < S::kTokens; ++token)
-#pragma unroll
-    for (int i = 0; i < kOwned; ++i) mine[token * kTile + i * 32 + lane] = y.of[token][i];
-  __syncthreads();
-  if (p.cluster > 1 && number == 0) wait_apart();
-  if (const int output = threadIdx.x; output < kTile) {
-    const int place =
-        (output / 16 % 4 * 2 + output / 64 % 2) * 32 + output % 8 * 4 + output / 8 % 2 * 2 + output / 128;
-    const int owner = output * p.owned_inverse >> 16;
-#pragma unroll 1
-    for (int token = 0; token < p.tokens; ++token) {
-      float sum = 0;
-#pragma unroll
-      for (int w = 0; w < S::kWarps; ++w)
-        sum += reinterpret_cast<const float*>(sums + w * p.plan.sums_warp)[token * kTile + place];
-      if (p.cluster == 1) {
-        if (first + output < end) put_output(p.output, token, first + output, sum);
-      } else {
-        send_to_block(inbox + (rank * S::kTokens + token) * owned + output - owner * owned, barrier, owner,
-                      sum);
-      }
-    }
-  }
-  if (p.cluster == 1) return;
-  wait_barrier(barrier, number >> 1 & 1);
-  const int own = rank * owned + threadIdx.x;
-  if (static_cast<int>(threadIdx.x) < owned && own < kTile && first + own < end)
-#pragma unroll 1
-    for (int token = 0; token < p.tokens; ++token) {
-      float sum = 0;
-      for (int from = 0; from < p.cluster; ++from)
-        sum += inbox[(from * S::kTokens + token) * owned + threadIdx.x];
-      put_output(p.output, token, first + own, sum);
-    }
-  if (p.plan.buffers == 1) return;
-  // What the next tile but one sends must find the barrier expecting it, and this tile's sums read: all
-  // blocks pass the next tile's barrier after that.
-  __syncthreads();
-  if (threadIdx.x == 0) expect_bytes(barrier, inbox_bytes(p));
-}
-#endif
 
 }  // namespace grinqh::cuda::nested

@@ -4,21 +4,10 @@
 #pragma once
 
 #include "cuda/byte_products.cuh"
-#include "kernels/nested/gemv_integers.cuh"
-#include "kernels/nested/gemv_ring.cuh"
+#include "kernels/nested/gemv_columns.cuh"
 
 namespace grinqh::cuda::nested {
 
-__device__ inline uint2 load_pair(uint32_t address) {
-  uint2 v;
-  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(address) : "memory");
-  return v;
-}
-__device__ inline uint32_t load_word(uint32_t address) {
-  uint32_t v;
-  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(address) : "memory");
-  return v;
-}
 // of[token][d] has digits 0 .. d of the bytes, digit e 4^e fold: a mask that keeps the lower digits is one
 // instruction less for the whole byte, and differences are exact.
 template <class S>
@@ -40,93 +29,70 @@ struct Sums {
   }
 };
 
-// How a lane reads operand B.
+// Products of a step. near, far: four outputs of channel t, or t + 4: half 0 and half 1 of each digit.
 template <class S>
-struct Columns {
-  uint32_t at;         // of the lane's word of the unit's first step
-  uint32_t near, far;  // selectors: a byte of the word to its inner index
-  uint32_t planes_at;  // several tokens: of the planes of the lane's first channel
-  int stride, planes_stride;
-  static constexpr uint32_t kNothing = 0x4444;
-  static constexpr uint32_t kStepBytes = 16 * S::kColumns;
-
-  __device__ Columns(const Problem& p, const Warp& warp, int unit) {
-    const int g = warp.lane / 4, t = warp.lane % 4, byte = g % 4;
-    at = shared_address(warp.integers(p, 0, unit)) + (t * S::kColumns + byte * S::kColumns / 4) * 4;
-    const uint32_t keep = kNothing & ~(15u << 4 * byte);
-    near = keep | (g < 4 ? 0u : 1u) << 4 * byte;
-    far = keep | (g < 4 ? 2u : 3u) << 4 * byte;
-    planes_at = shared_address(warp.planes(p, 0, unit)) + t;
-    stride = p.plan.integers_stride;
-    planes_stride = p.padded;
-  }
-
-  // position: of the step in the list, a multiple of 8.
-  __device__ uint2 load(int token, int position, int plane) const {
-    const uint32_t word = load_word(at + token * stride + position / 8 * kStepBytes);
-    if constexpr (S::kTokens == 1) {
-      return {__byte_perm(word, 0, near), __byte_perm(word, 0, far)};
-    } else {
-      const uint32_t planes = planes_at + token * planes_stride + position;
-      const bool has_near = static_cast<int>(load_byte(planes)) > plane,
-                 has_far = static_cast<int>(load_byte(planes + 4)) > plane;
-      return {__byte_perm(word, 0, has_near ? near : kNothing),
-              __byte_perm(word, 0, has_far ? far : kNothing)};
-    }
-  }
-};
-
-// A slot's products, kSteps of eight channels that begin `step_bytes` after each other; meanwhile() runs
-// while operands are loaded. Steps from `steps` on have no channels.
-template <class S, class Meanwhile>
-__device__ inline void multiply_pairs(uint32_t slot, const Columns<S>& columns, int position, int steps,
-                                      int plane, int lane, Sums<S>& sums, const Meanwhile& meanwhile) {
-  const uint32_t at = slot + lane % 4 * 64 + lane / 4 * 8;
-  uint2 near[2], far[2], b[2][S::kTokens];
+__device__ inline void multiply_step(uint2 near, uint2 far, const uint2 (&b)[S::kTokens], Sums<S>& sums) {
 #pragma unroll
-  for (int step = 0; step < 2; ++step) {
-    near[step] = load_pair(at + step * 512), far[step] = load_pair(at + step * 512 + 256);
+  for (int d = 0; d < 4; ++d) {
+    const uint32_t mask = ((4u << 2 * d) - 1) * 0x01010101u;
+    const uint32_t a0 = near.x & mask, a1 = near.y & mask, a2 = far.x & mask, a3 = far.y & mask;
 #pragma unroll
-    for (int t = 0; t < S::kTokens; ++t) b[step][t] = columns.load(t, position + step * 8, plane);
-  }
-  meanwhile();
-#pragma unroll
-  for (int step = 0; step < 2; ++step) {
-    if (step >= steps) break;
-#pragma unroll
-    for (int d = 0; d < 4; ++d) {
-      const uint32_t mask = ((4u << 2 * d) - 1) * 0x01010101u;
-      const uint32_t a0 = near[step].x & mask, a1 = near[step].y & mask, a2 = far[step].x & mask,
-                     a3 = far[step].y & mask;
-#pragma unroll
-      for (int t = 0; t < S::kTokens; ++t)
-        add_byte_product(sums.of[t][d], a0, a1, a2, a3, b[step][t].x, b[step][t].y);
-    }
+    for (int t = 0; t < S::kTokens; ++t) add_byte_product(sums.of[t][d], a0, a1, a2, a3, b[t].x, b[t].y);
   }
 }
 
-template <class S, class Meanwhile>
-__device__ inline void multiply_singles(uint32_t slot, const Columns<S>& columns, int position, int steps,
-                                        int plane, int lane, Sums<S>& sums, const Meanwhile& meanwhile) {
-  const uint32_t at = slot + lane % 4 * 32 + lane / 4 * 4;
-  uint32_t near[4], far[4];
+// 1-bit digits of eight outputs, and two planes of them, as 2-bit digits; of `planes` the first above.
+constexpr uint32_t kLowerBits = 0x55555555u;
+__device__ inline uint2 part_digits(uint32_t digits) {
+  return {digits & kLowerBits, digits >> 1 & kLowerBits};
+}
+__device__ inline uint2 join_digits(uint2 planes) {
+  return {(planes.x & kLowerBits) << 1 | (planes.y & kLowerBits),
+          (planes.x & ~kLowerBits) | (planes.y >> 1 & kLowerBits)};
+}
+
+// What a slot has: rows of 2-bit digits, of 1-bit digits, or of two planes of 1-bit digits that are joined.
+enum class Rows { pairs, singles, joined };
+
+template <class S, Rows kRows>
+constexpr int kPlacesOf = kRows == Rows::singles ? S::kSingleBits : S::kPairs;
+
+// A slot's products with the next steps of `columns`, of which so many have channels; meanwhile() runs when
+// all lanes have read the slot.
+template <class S, Rows kRows, class Meanwhile>
+__device__ inline void multiply_slot(uint32_t slot, const Columns<S>& columns, int steps, int plane, int lane,
+                                     Sums<S>& sums, const Meanwhile& meanwhile) {
+  constexpr int kSteps = kPlacesOf<S, kRows> / NestedOrder::kStep, kAtOnce = 2;
+  constexpr int kRowBytes = kRows == Rows::pairs ? 64 : 32;
+  const uint32_t at = slot + lane % 4 * kRowBytes + lane / 4 * (kRowBytes / 8);
 #pragma unroll
-  for (int step = 0; step < 4; ++step)
-    near[step] = load_word(at + step * 256), far[step] = load_word(at + step * 256 + 128);
-  meanwhile();
+  for (int first = 0; first < kSteps; first += kAtOnce) {
+    uint2 near[kAtOnce], far[kAtOnce], b[kAtOnce][S::kTokens];
 #pragma unroll
-  for (int step = 0; step < 4; ++step) {
-    if (step >= steps) break;
-    uint2 b[S::kTokens];
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int step = first + i;
+      const uint32_t near_at = at + step * (8 * kRowBytes), far_at = near_at + 4 * kRowBytes;
+      if constexpr (kRows == Rows::pairs) {
+        near[i] = load_pair(near_at), far[i] = load_pair(far_at);
+      } else {
+        near[i] = {load_word(near_at), 0}, far[i] = {load_word(far_at), 0};
+        if constexpr (kRows == Rows::joined)
+          near[i].y = load_word(near_at + S::kSlotBytes / 2),
+          far[i].y = load_word(far_at + S::kSlotBytes / 2);
+      }
 #pragma unroll
-    for (int t = 0; t < S::kTokens; ++t) b[t] = columns.load(t, position + step * 8, plane);
+      for (int t = 0; t < S::kTokens; ++t) b[i][t] = columns.load(t, step, plane);
+    }
+    if (first + kAtOnce == kSteps) {
+      __syncwarp();
+      meanwhile();
+    }
 #pragma unroll
-    for (int d = 0; d < 4; ++d) {
-      const uint32_t mask = (0x55u & ((4u << 2 * d) - 1)) * 0x01010101u;
-      const uint32_t a0 = near[step] & mask, a1 = near[step] >> 1 & mask, a2 = far[step] & mask,
-                     a3 = far[step] >> 1 & mask;
-#pragma unroll
-      for (int t = 0; t < S::kTokens; ++t) add_byte_product(sums.of[t][d], a0, a1, a2, a3, b[t].x, b[t].y);
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (first + i >= steps) break;
+      if constexpr (kRows == Rows::singles) near[i] = part_digits(near[i].x), far[i] = part_digits(far[i].x);
+      if constexpr (kRows == Rows::joined) near[i] = join_digits(near[i]), far[i] = join_digits(far[i]);
+      multiply_step<S>(near[i], far[i], b[i], sums);
     }
   }
 }

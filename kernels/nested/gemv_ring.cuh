@@ -1,4 +1,7 @@
-// A warp's ring of slots: rows under way, and rows that have come and are to be multiplied.
+// A warp's ring of slots: rows under way, and rows that have come and are to be multiplied. A barrier for
+// each slot says so, at which all lanes arrive: at once where one copy brings all rows, else behind their
+// own.
+// Of joined planes, the first one's rows lie in the first half of a slot, the second one's in the other.
 #pragma once
 
 #include "kernels/nested/gemv_copies.cuh"
@@ -6,91 +9,89 @@
 
 namespace grinqh::cuda::nested {
 
-// Fetches of the tiles tile, tile + step, ... below end.
+#if __CUDA_ARCH__ >= 900
 template <class S>
 class Ring {
  public:
-  __device__ Ring(const Problem& p, const Warp& warp, int tile, int end, int step)
-      : p_(p), warp_(warp), cursor_(p, warp, tile, end, step), base_(shared_address(warp.memory)) {
-    next_ = base_ + warp.lane * 16;
-    oldest_ = base_;
-  }
+  // After init_barriers().
+  __device__ Ring(const Problem& p, const Warp<S>& warp)
+      : p_(p), warp_(warp), at_(p, warp), base_(shared_address(warp.memory)) {}
 
-  __device__ void fetch_first_grids() const {
-    if (cursor_.has_unit()) copy_grids<S>(p_, warp_, cursor_.tile(), 0, 0);
-    commit_copies();
-  }
-  __device__ void prefetch_likely() const {
-    if (cursor_.has_unit()) nested::prefetch_likely(p_, warp_, cursor_.tile());
-  }
+  // What is fetched next are the rows of this unit.
+  __device__ void enter(const Unit& unit, int turn) { at_.enter(unit, turn); }
+  // Whether all rows of the unit that was entered last have been asked for.
+  __device__ bool has_all() const { return at_.rest <= 0; }
 
-  // The list is there.
-  __device__ void begin() { cursor_.begin(); }
-
-  // Fetches until kMost slots are under way, but of units up to number `limit` only: grids of others are in
-  // use.
-  template <int kMost>
-  __device__ void fill(int limit) {
-    while (in_flight_ < kMost && fetch_one(limit)) {
+  __device__ void fill() {
+    while (under_way_ < S::kDepth && fetch_one()) {
     }
   }
-
-  // False if there is nothing to fetch, or not yet. A unit's grids come with its first slot.
-  __device__ bool fetch_one(int limit) {
-    if (!cursor_.has_slot()) {
-      if (!cursor_.has_unit() || cursor_.number() >= limit) return false;
-      if (!cursor_.next_unit()) return false;
-      copy_grids<S>(p_, warp_, cursor_.tile(), cursor_.unit(), cursor_.number());
-      if (!cursor_.has_slot()) return true;
-    }
-    const int place = cursor_.place(), half = cursor_.singles() ? 16 : 8, shift = cursor_.singles() ? 5 : 6;
-    uint32_t near = place, far = place + half;
-    if (warp_.listed) near = load_byte(cursor_.list() + near), far = load_byte(cursor_.list() + far);
-    copy_row(next_, cursor_.rows() + (near << shift), place < cursor_.count());
-    if (cursor_.whole())
-      copy_row(next_ + kSlotBytes / 2, cursor_.rows() + (far << shift), place + half < cursor_.count());
-    commit_copies();
-    next_ += kSlotBytes;
-    if (next_ >= base_ + kBytes) next_ -= kBytes;
-    ++in_flight_;
-    cursor_.next_slot();
+  // The same of a ring that nothing has come to yet, but one slot at a time: the launch before has more use
+  // for the way to this multiprocessor.
+  __device__ void fill_slowly() {
+    for (int slot = 0; slot < S::kDepth && fetch_one(); ++slot)
+      if (slot + 1 < S::kDepth) wait_barrier(warp_.barrier(slot), 0);
+  }
+  // False if there is nothing to fetch. There is room for a slot.
+  __device__ bool fetch_one() {
+    if (has_all()) return false;
+    const uint32_t barrier = warp_.barrier(next_), to = base_ + next_ * S::kSlotBytes;
+    if (at_.listed())
+      copy_listed(to + warp_.lane * 16, barrier);
+    else
+      copy_run(to, barrier);
+    ++under_way_;
+    if (++next_ == S::kDepth) next_ = 0;
+    at_.next_slot();
     return true;
   }
 
-  // Until the oldest slot has come; of all lanes after a __syncwarp().
-  __device__ void await() const { await_all_but<S::kDepth - 2>(in_flight_ - 1); }
-  // Until what was fetched before all slots has come.
-  __device__ void await_first_grids() const { await_all_but<S::kDepth - 1>(in_flight_); }
-
-  __device__ uint32_t oldest() const { return oldest_; }
+  // Until the oldest slot has come.
+  __device__ void await() const { wait_barrier(warp_.barrier(oldest_), phase_); }
+  __device__ uint32_t oldest() const { return base_ + oldest_ * S::kSlotBytes; }
+  // All lanes have read the oldest slot.
   __device__ void release() {
-    --in_flight_;
-    oldest_ += kSlotBytes;
-    if (oldest_ == base_ + kBytes) oldest_ = base_;
+    --under_way_;
+    if (++oldest_ == S::kDepth) oldest_ = 0, phase_ ^= 1;
   }
 
  private:
-  static constexpr uint32_t kBytes = S::kDepth * kSlotBytes;
-
-  // At most kMost are under way.
-  template <int kMost>
-  __device__ void await_all_but(int slots) const {
-    if constexpr (kMost == 0) {
-      wait_copies<0>();
-    } else {
-      if (slots >= kMost)
-        wait_copies<kMost>();
-      else
-        await_all_but<kMost - 1>(slots);
+  // Rows of neighbours.
+  __device__ void copy_run(uint32_t to, uint32_t barrier) {
+    const int most = at_.joined() ? S::kSlotBytes / 2 : S::kSlotBytes;
+    if (warp_.lane == 0) {
+      const int bytes = min(most, at_.rest * (at_.singles() ? 32 : 64));
+      expect_more_bytes(barrier, at_.joined() ? 2 * bytes : bytes);
+      copy_bulk(at_.rows, to, bytes, barrier);
+      if (at_.joined())
+        copy_bulk(at_.rows + (p_.plane_at[at_.plane + 1] - p_.plane_at[at_.plane]) * 16, to + most, bytes,
+                  barrier);
     }
+    arrive(barrier);
+    at_.rows += most;
+  }
+  // to: where this lane's first 16 bytes belong.
+  __device__ void copy_listed(uint32_t to, uint32_t barrier) {
+    const int rows = at_.singles() ? 16 : 8, row = at_.singles() ? warp_.lane / 2 : warp_.lane / 4;
+    const int bytes = at_.singles() ? 32 : 64;
+    // A table's codes are of 16 channels, whatever the plane.
+    const int copies = at_.singles() && at_.in_class() ? 1 : S::kCopies;
+    uint32_t channels[S::kCopies];
+#pragma unroll
+    for (int i = 0; i < S::kCopies; ++i) channels[i] = load_byte(at_.list + row + i * rows);
+#pragma unroll
+    for (int i = 0; i < S::kCopies; ++i)
+      if (i < copies)
+        copy_row(to + i * kCopyBytes, at_.rows + channels[i] * bytes, row + i * rows < at_.rest);
+    arrive_behind_copies(barrier);
   }
 
   const Problem& p_;
-  const Warp& warp_;
-  Cursor<S> cursor_;
-  // Shared addresses: the ring's begin, this lane's 16 bytes of the next slot, the oldest slot.
-  uint32_t base_, next_, oldest_;
-  int in_flight_ = 0;
+  const Warp<S>& warp_;
+  Cursor<S> at_;
+  uint32_t base_, phase_ = 0;
+  int oldest_ = 0, next_ = 0, under_way_ = 0;
 };
+#endif
 
 }  // namespace grinqh::cuda::nested

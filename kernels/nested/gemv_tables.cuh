@@ -52,24 +52,23 @@ __device__ inline uint32_t look_up(const uint32_t (&table)[4], uint32_t codes) {
 // Adds the products of up to 16 channels, `steps` times eight, from `position` of the list on. sums.of[0][2 *
 // half + odd] are of digit places of that parity in bytes 2 half and 2 half + 1.
 template <class S, int kBits>
-__device__ inline void multiply_codes(const Nibbles& codes, const NestedTable& table, const Problem& p,
-                                      const Warp& warp, int unit, int position, int steps, Sums<S>& sums) {
-  const int g = warp.lane / 4, t = warp.lane % 4, byte = g % 4;
-  const uint32_t keep = 0x4444u & ~(15u << 4 * byte), shift = 4 * byte;
-  const uint32_t near_high = keep | (g < 4 ? 0u : 1u) << shift, far_high = keep | (g < 4 ? 2u : 3u) << shift;
-  // Low bytes of entries times high bytes of inputs, where high bytes times low bytes are.
-  const uint32_t near_low = g < 4 ? 0x4444u : keep, far_low = g < 4 ? 0x4444u : keep | 2u << shift;
-  const uint32_t at =
-      shared_address(warp.integers(p, 0, unit)) + position / 8 * (16 * S::kColumns) + t * S::kColumns * 4;
+__device__ inline void multiply_codes(const Nibbles& codes, const NestedTable& table, const Warp<S>& warp,
+                                      int position, int steps, Sums<S>& sums) {
+  using B = Columns<S>;
+  const int g = warp.lane / 4, byte = g % 4;
 #pragma unroll
   for (int step = 0; step < 2; ++step) {
     if (step >= steps) break;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int column = (2 * half + byte / 2) * S::kColumns / 4;
-      const uint32_t word = load_word(at + step * (16 * S::kColumns) + column * 4);
-      const uint32_t near = __byte_perm(word, 0, near_high), far = __byte_perm(word, 0, far_high);
-      const uint32_t near_of_low = __byte_perm(word, 0, near_low), far_of_low = __byte_perm(word, 0, far_low);
+      const uint2 word = B::words(B::words_at(warp, column) + (position / 8 + step) * kStepBytes<S>);
+      const uint32_t near = __byte_perm(word.x, 0, B::selector(byte, column, g < 4, false)),
+                     far = __byte_perm(word.y, 0, B::selector(byte, column, g < 4, true));
+      // Low bytes of entries times high bytes of inputs, where high bytes times low bytes are.
+      const uint32_t near_of_low =
+                         g < 4 ? 0u : __byte_perm(word.x, 0, B::selector(byte, column, true, false)),
+                     far_of_low = g < 4 ? 0u : __byte_perm(word.y, 0, B::selector(byte, column, true, true));
 #pragma unroll
       for (int odd = 0; odd < 2; ++odd) {
         uint32_t high[4], low[4];
@@ -89,8 +88,8 @@ __device__ inline void multiply_codes(const Nibbles& codes, const NestedTable& t
 
 // Adds what multiply_codes() summed to a lane's outputs.
 template <class S>
-__device__ inline void add_code_sums(const Sums<S>& sums, int lane, const Factors<S>& factors,
-                                     const uint32_t* grids, float (&y)[kOwned]) {
+__device__ inline void add_code_sums(const Sums<S>& sums, int lane, float unit, const uint32_t* grids,
+                                     float (&y)[kOwned]) {
 #pragma unroll
   for (int odd = 0; odd < 2; ++odd)
 #pragma unroll
@@ -99,7 +98,7 @@ __device__ inline void add_code_sums(const Sums<S>& sums, int lane, const Factor
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const auto& sum = sums.of[0][2 * half + odd];
-        of_half[half] = joined(sum[e], sum[2 + e], lane) * factors.unit;
+        of_half[half] = joined(sum[e], sum[2 + e], lane) * unit;
       }
       // This lane has byte 2 half + lane % 2 of its digit place, and is to have bytes 2 (lane % 2) and + 1.
       const bool second = lane & 1;

@@ -1,0 +1,131 @@
+// From warps' sums of tiles to outputs: over the warps of a block in shared memory, over the blocks that
+// share a tile through device memory. All in an order that does not depend on who comes first.
+//
+// The block in which a tile begins adds up what the others have of it, and waits for them. They come: a
+// launch has at most one block a multiprocessor, the next launch's begin after all of it, and no block waits
+// before it has sent what others wait for.
+#pragma once
+
+#include "kernels/nested/gemv_exchange.cuh"
+#include "kernels/nested/gemv_outputs.cuh"
+
+namespace grinqh::cuda::nested {
+
+// Where a warp leaves its sums of a tile for its block, [tokens][256].
+template <class S>
+__device__ inline void leave_sums(const Outputs<S>& y, uint8_t* to, int lane) {
+  auto* sums = reinterpret_cast<float*>(to) + 128 * (lane % 2) + 8 * (lane / 2 % 2) + lane / 4;
+#pragma unroll
+  for (int token = 0; token < S::kTokens; ++token)
+#pragma unroll
+    for (int i = 0; i < kOwned; ++i)
+      sums[token * NestedOrder::kTile + i % 2 * 64 + i / 2 * 16] = y.of[token][i];
+}
+
+// What finish_tiles() goes by, brought to shared memory before the inputs are there: a launch's parameters
+// come from far when they are first read.
+struct BlockWork {
+  GemvOutput output;
+  float* exchange;  // of this block
+  int tokens, count;
+};
+template <class S>
+struct BlockView {
+  uint8_t* shared;
+
+  __device__ BlockWork& work() const { return *reinterpret_cast<BlockWork*>(shared + BlockMemory<S>::kWork); }
+  __device__ NestedSums* sums() const {
+    return reinterpret_cast<NestedSums*>(shared + BlockMemory<S>::kSums);
+  }
+  // Where a warp leaves the sums of the block's tile i, if it goes on to the next.
+  __device__ uint8_t* passed(const Problem& p, int i) const { return passed(p.schedule.sums_of_block, i); }
+  __device__ uint8_t* passed(int count, int i) const {
+    return shared + BlockMemory<S>::passed(count) + i * BlockMemory<S>::kSumBytes;
+  }
+  // Where a team leaves what it has received of a token.
+  __device__ float* received(int team) const {
+    return reinterpret_cast<float*>(shared + team * WarpMemory<S>::kBytes + BlockMemory<S>::kSumBytes);
+  }
+
+  // All threads, before a barrier.
+  __device__ void prepare(const Problem& p) const {
+    static_assert(sizeof(BlockWork) <= BlockMemory<S>::kWorkBytes);
+    constexpr int kPieces = sizeof(NestedSums) / 16;
+    const int count = p.schedule.sums_of_block, thread = static_cast<int>(threadIdx.x);
+    if (thread < count * kPieces)
+      reinterpret_cast<uint4*>(sums())[thread] =
+          reinterpret_cast<const uint4*>(p.schedule.sums + int64_t{blockIdx.x} * count)[thread];
+    if (thread == S::kThreads - 1)
+      work() = {p.output, p.schedule.exchange + int64_t{blockIdx.x} * kExchanged, p.tokens, count};
+  }
+  static constexpr int kExchanged = NestedSchedule::kMostTokens * NestedOrder::kTile;
+};
+
+// Of outputs `output` .. of a token and the block's tile i, over its warps: sums of a warp's last tile lie in
+// its ring.
+template <class S>
+__device__ inline Four sum_of_warps(const BlockView<S>& block, int i, int token, int output) {
+  const NestedSums& tile = block.sums()[i];
+  const int at = (token * NestedOrder::kTile + output) * 4;
+  Four sum;
+#pragma unroll
+  for (int w = 0; w < S::kWarps; ++w)
+    if ((tile.warps >> w & 1) != 0)
+      sum.add(*reinterpret_cast<const float4*>(block.shared + w * WarpMemory<S>::kBytes + at));
+  if (S::kMany && tile.passed != 0)
+    sum.add(*reinterpret_cast<const float4*>(block.passed(block.work().count, i) + at));
+  return sum;
+}
+
+// What a block's warps have left becomes outputs. All threads, after a barrier. Teams of threads have a tile
+// each; for what other blocks send of the last one, all teams wait.
+template <class S>
+__device__ void finish_tiles(const BlockView<S>& block) {
+  constexpr int kTile = NestedOrder::kTile, kTeam = kTile / kTogether, kTeams = S::kThreads / kTeam;
+  const int team = threadIdx.x / kTeam, output = threadIdx.x % kTeam * kTogether;
+  const BlockWork& work = block.work();
+  const auto put = [&](const NestedSums& tile, int token, const Four& sum) {
+    put_four(work.output, token, tile.output + output, tile.outputs - output, sum);
+  };
+  int shared_tile = -1;  // with other blocks, which send
+#pragma unroll 1
+  for (int i = team; i < work.count && block.sums()[i].outputs > 0; i += kTeams) {
+    const NestedSums& tile = block.sums()[i];
+    if (tile.others > 0) continue;
+#pragma unroll 1
+    for (int token = 0; token < work.tokens; ++token) {
+      const Four sum = sum_of_warps(block, i, token, output);
+      if (tile.others == NestedSums::kSent)
+        send(work.exchange + token * kTile + output, sum);
+      else
+        put(tile, token, sum);
+    }
+  }
+  for (int i = 0; i < work.count; ++i)
+    if (block.sums()[i].others > 0) shared_tile = i;
+  if (shared_tile < 0) return;
+  const NestedSums& tile = block.sums()[shared_tile];
+  // The team that is least likely to have anything to receive.
+  const bool adds = team == kTeams - 1;
+#pragma unroll 1
+  for (int token = 0; token < work.tokens; ++token) {
+    Four sum;
+    if (adds) sum = sum_of_warps(block, shared_tile, token, output);
+    if (team < tile.others) {
+      float* const first = work.exchange + BlockView<S>::kExchanged + token * kTile + output;
+      Four others;
+      for (int other = team; other < tile.others; other += kTeams)
+        others.add(receive(first + other * BlockView<S>::kExchanged).vector());
+      *reinterpret_cast<float4*>(block.received(team) + output) = others.vector();
+    }
+    __syncthreads();
+    if (adds) {
+      for (int other = 0; other < min(tile.others, kTeams); ++other)
+        sum.add(*reinterpret_cast<const float4*>(block.received(other) + output));
+      put(tile, token, sum);
+    }
+    if (token + 1 < work.tokens) __syncthreads();
+  }
+}
+
+}  // namespace grinqh::cuda::nested

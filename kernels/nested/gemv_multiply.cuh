@@ -1,0 +1,84 @@
+// The sums of a unit: digits plane by plane, codes of tables level by level.
+#pragma once
+
+#include "kernels/nested/gemv_ring.cuh"
+#include "kernels/nested/gemv_tables.cuh"
+
+namespace grinqh::cuda::nested {
+
+#if __CUDA_ARCH__ >= 900
+// Plane by plane, the sums raised between them. fetch(): when the ring's oldest slot has been read.
+template <class S, class Fetch>
+__device__ void multiply_digits(const Problem& p, const Warp<S>& warp, int turn, bool listed, Ring<S>& ring,
+                                const Fetch& fetch, const float (&units)[S::kTokens], Outputs<S>& y) {
+  if (S::kTables && warp.linear_count(p, turn) == 0) return;
+  Sums<S> sums;
+  sums.clear();
+  int last_end = 0;
+  for (int plane = 0; plane < p.w.order.planes; ++plane) {
+    int rest = warp.count(turn, plane);
+    if constexpr (S::kTables) rest = min(rest, warp.linear_count(p, turn));
+    if (rest == 0) break;
+    const bool joined = warp.joined(p, turn, listed, plane);
+    if (joined) ++plane;
+    const int end = p.w.order.end[plane];
+    sums.raise(end - last_end);
+    last_end = end;
+    const auto multiply = [&]<Rows kRows>() {
+      Columns<S> columns(warp, turn);
+#pragma unroll 1
+      for (; rest > 0; rest -= kPlacesOf<S, kRows>) {
+        ring.await();
+        __syncwarp();
+        const int steps = (rest + NestedOrder::kStep - 1) / NestedOrder::kStep;
+        multiply_slot<S, kRows>(ring.oldest(), columns, steps, plane, warp.lane, sums, fetch);
+        columns.advance(kPlacesOf<S, kRows> / NestedOrder::kStep);
+      }
+    };
+    if (!S::kSingles || (!joined && p.w.order.bits(plane) == 2))
+      multiply.template operator()<Rows::pairs>();
+    else if (S::kJoins && joined)
+      multiply.template operator()<Rows::joined>();
+    else
+      multiply.template operator()<Rows::singles>();
+  }
+#pragma unroll
+  for (int t = 0; t < S::kTokens; ++t)
+    add_digit_sums<S>(sums, t, last_end, warp.lane, units[t], warp.grids(turn), y.of[t]);
+}
+
+// Channels of levels that have tables, level by level, 16 channels at a time.
+template <class S, class Fetch>
+__device__ void multiply_tables(const Problem& p, const Warp<S>& warp, int turn, Ring<S>& ring,
+                                const Fetch& fetch, float unit, float (&y)[kOwned]) {
+  for (int planes = p.w.tabled_planes; planes > 0; --planes) {
+    const int begin = warp.count(turn, planes), end = warp.count(turn, planes - 1);
+    if (begin >= end) continue;
+    const int level = p.w.order.end[planes - 1];
+    const NestedTable table = p.w.tables[warp.unit(turn).layer][level];
+    Sums<S> sums;
+    sums.clear();
+#pragma unroll 1
+    for (int position = begin; position < end; position += 16) {
+      const int steps = (end - position + NestedOrder::kStep - 1) / NestedOrder::kStep;
+      Nibbles codes;
+      for (int plane = 0; plane < planes; ++plane) {
+        ring.await();
+        __syncwarp();
+        codes.append(ring.oldest(), S::kSingles && p.w.order.bits(plane) == 1, warp.lane);
+        __syncwarp();
+        fetch();
+      }
+      if (level <= 2)
+        multiply_codes<S, 2>(codes, table, warp, position, steps, sums);
+      else if (S::kSingles && level == 3)
+        multiply_codes<S, 3>(codes, table, warp, position, steps, sums);
+      else
+        multiply_codes<S, 4>(codes, table, warp, position, steps, sums);
+    }
+    add_code_sums<S>(sums, warp.lane, unit, warp.grids(turn), y);
+  }
+}
+#endif
+
+}  // namespace grinqh::cuda::nested
