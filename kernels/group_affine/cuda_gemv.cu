@@ -386,11 +386,10 @@ void group_affine_gemv(const GroupAffineStream& w, const StreamShape& shape, con
   p.input = input;
   p.output = output;
   const Kernel kernel = kernel_of(w.order, tokens);
-  launch_streaming(
-      "group_affine gemv", kernel,
-      {dim3(static_cast<unsigned>(shape.clusters * shape.cluster_blocks)), dim3(kThreads),
-       shared_bytes_behind(input, static_cast<size_t>(shape.shared_bytes)), shape.cluster_blocks},
-      stream, p);
+  launch_streaming("group_affine gemv", kernel,
+                   {dim3(static_cast<unsigned>(shape.clusters * shape.cluster_blocks)), dim3(kThreads),
+                    static_cast<size_t>(shape.shared_bytes), shape.cluster_blocks},
+                   stream, p);
 }
 
 void group_affine_gemv(const GroupAffineStream& w, const GemvInput& input, const GemvOutput& output,

@@ -52,13 +52,26 @@ struct BlockView {
     static_assert(sizeof(BlockWork) <= BlockMemory<S>::kWorkBytes);
     constexpr int kPieces = sizeof(NestedSums) / 16;
     const int count = p.schedule.sums_of_block, thread = static_cast<int>(threadIdx.x);
-    if (thread < count * kPieces)
-      reinterpret_cast<uint4*>(sums())[thread] =
-          reinterpret_cast<const uint4*>(p.schedule.sums + int64_t{blockIdx.x} * count)[thread];
-    if (thread == S::kThreads - 1)
-      work() = {p.output, p.schedule.exchange + int64_t{blockIdx.x} * kExchanged, p.tokens, count};
+    float* const exchange = p.schedule.exchange + int64_t{blockIdx.x} * kExchanged;
+    if (thread < count * kPieces) {
+      const int4 piece = reinterpret_cast<const int4*>(p.schedule.sums + int64_t{blockIdx.x} * count)[thread];
+      reinterpret_cast<int4*>(sums())[thread] = piece;
+      if (thread % kPieces == 0) bring_exchange(exchange, piece.z);
+    }
+    if (thread == S::kThreads - 1) work() = {p.output, exchange, p.tokens, count};
   }
   static constexpr int kExchanged = NestedSchedule::kMostTokens * NestedOrder::kTile;
+
+ private:
+  // What others will leave, to the second cache: who looks there first would wait for memory.
+  __device__ static void bring_exchange(const float* exchange, int others) {
+    constexpr int kLine = 32;  // floats
+#pragma unroll 1
+    for (int other = 1; other <= others; ++other)
+#pragma unroll 1
+      for (int at = 0; at < S::kTokens * NestedOrder::kTile; at += kLine)
+        asm volatile("prefetch.global.L2 [%0];" ::"l"(exchange + other * kExchanged + at) : "memory");
+  }
 };
 
 // Of outputs `output` .. of a token and the block's tile i, over its warps: sums of a warp's last tile lie in
