@@ -58,19 +58,6 @@ __device__ inline void put_in_block(float* place, int rank, float value) {
   asm volatile("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(address) : "r"(rank));
   asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
 }
-
-// The same where a barrier of that block (at `barrier` in this block's memory and in its) counts the bytes
-// that come: then nobody needs to meet. 4 bytes.
-__device__ inline void send_to_block(float* place, uint32_t barrier, int rank, float value) {
-  uint32_t address = shared_address(place);
-  asm volatile("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(address) : "r"(rank));
-  asm volatile("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(barrier) : "r"(rank));
-  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.u32 [%0], %1, [%2];" ::"r"(address),
-               "r"(__float_as_uint(value)), "r"(barrier)
-               : "memory");
-}
-// Of arrivals that nothing is to be seen behind.
-__device__ inline void arrive_relaxed() { asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory"); }
 #endif
 
 }  // namespace grinqh::cuda
