@@ -1,6 +1,5 @@
 // Slots multiplied on the tensor cores as they lie: a register of operand A holds four outputs of a channel,
-// so a channel's input stands at one of four inner indices of operand B, for each of the four in a column of
-// its own: its high byte in columns 0 .. 3, its low byte in columns 4 .. 7. Nothing is transposed.
+// and nothing is transposed. What operand B has instead: gemv_columns.cuh.
 #pragma once
 
 #include "cuda/byte_products.cuh"

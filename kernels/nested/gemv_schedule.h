@@ -25,7 +25,7 @@ struct NestedSums {
   // kSent: another block adds these sums up. Else those of so many blocks after this one are added to them.
   int32_t others;
   int32_t output, outputs;  // of y, the first and how many
-  int32_t unused[3];
+  int32_t unused[3];        // so that it is copied by 16 bytes
 };
 
 }  // namespace grinqh
