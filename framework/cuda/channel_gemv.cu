@@ -172,6 +172,7 @@ __global__ void __launch_bounds__(kThreads, kTokens > 2 ? 2 : kBlocksOfMultiproc
   __shared__ float factors[kMaxGemvTokens], scratch[33];
   __shared__ bool last;
   let_next_begin();
+  bring_norm_weights(p.input, p.w.in);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int tile = blockIdx.x / p.slices, slice = blockIdx.x - tile * p.slices;
   const int parts = p.slices * kWarps, part = slice * kWarps + warp;

@@ -20,8 +20,7 @@ constexpr int kWarps = 8, kThreads = kWarps * 32;
 constexpr int kPitch = kInputs * 2 + 64, kSlotBytes = kOutputs * kPitch;
 // More inputs than this are made in slices.
 constexpr int kMostInputBytes = 72 * 1024;
-// Two blocks find room on a multiprocessor: one works, the next launch's fetches its first weights.
-constexpr int kHalfShared = 113 * 1024, kMostShared = 227 * 1024, kMostDepth = 4;
+constexpr int kMostDepth = 4;
 
 struct Problem {
   DenseRows w;
@@ -98,6 +97,7 @@ __global__ void __launch_bounds__(kThreads, 2) stream_rows(const __grid_constant
   extern __shared__ __align__(128) uint8_t shared[];
   __shared__ float squares[kMaxGemvTokens][kWarps];
   let_next_begin();
+  bring_norm_weights(p.input, p.w.in);
   uint8_t* x = shared + p.inputs_at;
   auto* sums = reinterpret_cast<float*>(shared + p.sums_at);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, t = lane % 4;

@@ -6,9 +6,11 @@
 
 namespace grinqh::cuda {
 
-// Shared memory of a block that cannot have another of its launch beside it, but may have one that takes less
-// than half: the next launch's.
-constexpr size_t kMoreThanHalfShared = 115 * 1024;
+// Shared memory of a block, at most: alone on a multiprocessor; with the next launch's block beside it, which
+// fetches its first weights while this one works.
+constexpr int kMostShared = 227 * 1024, kHalfShared = 113 * 1024;
+// Of a block that cannot have another of its launch beside it, but may have one of half.
+constexpr size_t kMoreThanHalfShared = kHalfShared + 128;
 
 inline size_t shared_bytes_behind(const GemvInput& input, size_t bytes) {
   return input.unevenly_made && bytes < kMoreThanHalfShared ? kMoreThanHalfShared : bytes;

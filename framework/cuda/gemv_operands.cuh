@@ -11,6 +11,15 @@ __device__ const T* input_row(const GemvInput& input, int token) {
   return static_cast<const T*>(input.x.data) + token * input.x.stride;
 }
 
+// Before the inputs are there: weights that they are normalized by, to the second cache, out of which a
+// step's other weights have pushed them. Blocks bring a part each.
+__device__ inline void bring_norm_weights(const GemvInput& input, int64_t in) {
+  constexpr int kLine = 32;  // floats
+  if (input.form != GemvInput::Form::rms_norm || threadIdx.x != 0) return;
+  for (int64_t at = int64_t{blockIdx.x} * kLine; at < in; at += int64_t{gridDim.x} * kLine)
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(input.norm_weight + at) : "memory");
+}
+
 // What load_inputs() multiplies by: of a normalized token 1 / rms, else 1. For all threads of a block;
 // scratch: 33 floats of shared memory, free again after the block's next barrier.
 template <class T>

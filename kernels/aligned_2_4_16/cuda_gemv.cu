@@ -2,7 +2,7 @@
 // that warps wait for nobody while they stream.
 #include "cuda/bulk_copy.cuh"
 #include "cuda/cluster.cuh"
-#include "cuda/launch.cuh"
+#include "cuda/gemv_launch.cuh"
 #include "cuda/shared_memory.cuh"
 #include "kernels/aligned_2_4_16/cuda_gemv.h"
 #include "kernels/aligned_2_4_16/gemv_inputs.cuh"
@@ -101,6 +101,7 @@ __global__ void __launch_bounds__(kWarps * 32, kTokens == 1 ? 2 : 1)
 #if __CUDA_ARCH__ >= 900
   extern __shared__ __align__(128) uint8_t shared[];
   let_next_begin();
+  bring_norm_weights(p.input, p.w.in);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int splits = p.w.splits, rank = static_cast<int>(blockIdx.x) % splits,
             cluster = static_cast<int>(blockIdx.x) / splits;
@@ -282,9 +283,6 @@ Kernel kernel_of(int columns) {
          : columns == 2 ? stream_units<kAsynchronous, 2>
                         : stream_units<kAsynchronous, 4>;
 }
-
-// Of a block, and so that the next launch's block has room beside it.
-constexpr int kMostShared = 227 * 1024, kHalfShared = 113 * 1024;
 
 void launch(const Aligned2416Stream& w, Dequantization how, const GemvInput& input, const GemvOutput& output,
             Stream stream) {

@@ -85,6 +85,7 @@ __global__ void __launch_bounds__(kThreads, kSets == 0 ? 2 : 1)
 #if __CUDA_ARCH__ >= 900
   extern __shared__ __align__(128) uint8_t shared[];
   let_next_begin();
+  bring_norm_weights(p.input, p.w.in);
   constexpr int kColumns = Sums<kBits, kSets>::kColumns;
   int thread = thread_below<kThreads>(), warp = thread / 32, lane = thread % 32;
   const int tokens = kSets == 0 ? 1 : p.tokens;
@@ -323,10 +324,6 @@ Kernel kernel_of(const GemvOrder& order, int64_t tokens) {
          : order.blocks() == 2 ? kernel_of<2>(order.bits, tokens)
                                : kernel_of<4>(order.bits, tokens);
 }
-
-constexpr int64_t kMostShared = 227 * 1024;
-// Two blocks find room on a multiprocessor: one works, the next launch's fetches its first weights.
-constexpr int64_t kHalfShared = 113 * 1024;
 
 }  // namespace
 

@@ -90,6 +90,7 @@ __global__ void __launch_bounds__(kThreads, kSets == 0 ? 2 : 1)
 #if __CUDA_ARCH__ >= 900
   extern __shared__ __align__(128) uint8_t shared[];
   let_next_begin();
+  bring_norm_weights(p.input, p.w.in);
   constexpr int kColumns = kColumnsOf<kSets>;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, t = lane % 4;
   const int tokens = kSets == 0 ? 1 : p.tokens, cols = p.cols;
@@ -201,10 +202,6 @@ template <int kSets>
 Kernel kernel_of(int blocks) {
   return blocks == 1 ? stream_mixed<kSets, 1> : blocks == 2 ? stream_mixed<kSets, 2> : stream_mixed<kSets, 4>;
 }
-
-constexpr int kMostShared = 227 * 1024;
-// Two blocks find room on a multiprocessor: one works, the next launch's fetches its first weights.
-constexpr int kHalfShared = 113 * 1024;
 
 }  // namespace
 

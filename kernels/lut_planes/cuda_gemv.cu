@@ -141,6 +141,7 @@ __global__ void __launch_bounds__(most_warps(kBits) * 32, 1)
 #if __CUDA_ARCH__ >= 900
   extern __shared__ __align__(128) uint8_t shared[];
   let_next_begin();
+  bring_norm_weights(p.input, p.w.in);
   const PlanesPlan& plan = p.plan;
   const int warps = blockDim.x / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   uint8_t* planes = shared + plan.planes;
@@ -285,8 +286,6 @@ Kernel kernel_of(int bits) {
          : bits == 4 ? multiply_planes<4, kTokens>
                      : multiply_planes<0, kTokens>;
 }
-
-constexpr int64_t kMostShared = 227 * 1024;
 
 // The level of all parts if it is one and known here, else 0; and the greatest that may be read.
 int common_level(const PlanesStream& w, const PlanesLevels& levels, int& most) {
