@@ -46,6 +46,27 @@ __device__ inline void copy_bulk(const void* from, uint32_t to, int bytes, uint3
       : "memory");
 }
 
+// The second cache keeps other lines rather than what is read by this policy.
+__device__ inline uint64_t read_once_policy() {
+  uint64_t policy;
+  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+__device__ inline void copy_bulk(const void* from, uint32_t to, int bytes, uint32_t barrier,
+                                 uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, "
+      "[%3], "
+      "%4;" ::"r"(to),
+      "l"(from), "r"(bytes), "r"(barrier), "l"(policy)
+      : "memory");
+}
+
+// To the second cache.
+__device__ inline void prefetch_bulk(const void* from, int bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+}
+
 __device__ inline void wait_barrier(uint32_t barrier, uint32_t phase) {
   asm volatile(
       "{\n"

@@ -108,6 +108,7 @@ void add_divisions(Description& all, int blocks) {
     division = divide(tiles, blocks, cut.warps, cut.most_unit);
     if (!division.single) division = divide(tiles, blocks, cut.warps, cut.most_unit_of_many);
     NestedSchedule& schedule = schedule_of(weights, i);
+    schedule.runs = division.runs;
     schedule.blocks = blocks;
     schedule.sums_of_block = division.sums_of_block;
     schedule.unit = division.unit;
@@ -155,10 +156,7 @@ class NestedGemv final : public Gemv {
         weights_(all.weights) {
     for (const QuantizedLinear* layer : layers)
       grid_bytes_read_.push_back(NestedShape::of(layer->attributes()).parameters() * kGrid);
-    for (size_t i = 0; i < all.divisions.size(); ++i) {
-      counts_[i] = {std::ssize(all.divisions[i].runs), std::ssize(all.divisions[i].sums)};
-      schedule_bytes_ += counts_[i].bytes();
-    }
+    for (const NestedDivision& division : all.divisions) sums_.push_back(std::ssize(division.sums));
     allocate(stream);
     put_schedules(all, stream);
     for (int at = 0; at < weights_.layers; ++at) {
@@ -232,19 +230,11 @@ class NestedGemv final : public Gemv {
         levels_(other.levels_),
         grid_bytes_read_(other.grid_bytes_read_),
         weights_(other.weights_),
-        counts_(other.counts_),
-        schedule_bytes_(other.schedule_bytes_) {
+        sums_(other.sums_) {
     allocate(stream);
   }
 
-  // Of a schedule: rows of its tables.
-  struct Counts {
-    int64_t runs = 0, sums = 0;
-
-    int64_t bytes() const {
-      return runs * static_cast<int64_t>(sizeof(NestedRun)) + sums * static_cast<int64_t>(sizeof(NestedSums));
-    }
-  };
+  int64_t sum_bytes() const { return (sums_[0] + sums_[1]) * static_cast<int64_t>(sizeof(NestedSums)); }
   int64_t exchange_bytes() const {
     return int64_t{weights_.single_token.blocks} * NestedSchedule::kMostTokens * NestedOrder::kTile * 4;
   }
@@ -254,29 +244,24 @@ class NestedGemv final : public Gemv {
     grids_ = Bytes(weights_.tiles() * weights_.grids_of_tile() * kGrid, stream);
     weights_.digits = digits_.as<uint8_t>();
     weights_.grids = grids_.as<uint32_t>();
-    // Runs and sums of each schedule one after another, then what both exchange.
-    schedules_ = Bytes(schedule_bytes_ + exchange_bytes(), stream);
-    auto* at = schedules_.as<uint8_t>();
-    for (size_t i = 0; i < counts_.size(); ++i) {
-      NestedSchedule& schedule = schedule_of(weights_, i);
-      schedule.runs = reinterpret_cast<const NestedRun*>(at);
-      schedule.sums = reinterpret_cast<const NestedSums*>(schedule.runs + counts_[i].runs);
-      schedule.exchange = reinterpret_cast<float*>(schedules_.as<uint8_t>() + schedule_bytes_);
-      at += counts_[i].bytes();
+    // Sums of each schedule one after another, then what both exchange.
+    schedules_ = Bytes(sum_bytes() + exchange_bytes(), stream);
+    const auto* sums = schedules_.as<NestedSums>();
+    for (size_t i = 0; i < sums_.size(); sums += sums_[i++]) {
+      schedule_of(weights_, i).sums = sums;
+      schedule_of(weights_, i).exchange = reinterpret_cast<float*>(schedules_.as<uint8_t>() + sum_bytes());
     }
   }
 
   void put_schedules(const Description& all, Stream stream) {
-    static_assert(sizeof(NestedRun) == 16 && sizeof(NestedSums) == 32);
-    std::vector<uint8_t> bytes;
-    const auto append = [&](const auto& rows) {
-      const auto* begin = reinterpret_cast<const uint8_t*>(rows.data());
-      bytes.insert(bytes.end(), begin, begin + rows.size() * sizeof(rows[0]));
-    };
-    for (const NestedDivision& division : all.divisions) append(division.runs), append(division.sums);
-    check_call(cudaMemcpyAsync(schedules_.data(), bytes.data(), bytes.size(), cudaMemcpyHostToDevice, stream),
+    static_assert(sizeof(NestedSums) == 32);
+    std::vector<NestedSums> sums;
+    for (const NestedDivision& division : all.divisions)
+      sums.insert(sums.end(), division.sums.begin(), division.sums.end());
+    check_call(cudaMemcpyAsync(schedules_.data(), sums.data(), static_cast<size_t>(sum_bytes()),
+                               cudaMemcpyHostToDevice, stream),
                "cudaMemcpyAsync");
-    check_call(cudaMemsetAsync(schedules_.as<uint8_t>() + schedule_bytes_, NestedSchedule::kNothing & 255,
+    check_call(cudaMemsetAsync(schedules_.as<uint8_t>() + sum_bytes(), NestedSchedule::kNothing & 255,
                                static_cast<size_t>(exchange_bytes()), stream),
                "cudaMemsetAsync");
     check_call(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
@@ -302,8 +287,7 @@ class NestedGemv final : public Gemv {
   std::vector<Level> levels_;
   std::vector<int64_t> grid_bytes_read_;  // of a layer, all its channels
   NestedStream weights_;
-  std::array<Counts, 2> counts_{};
-  int64_t schedule_bytes_ = 0;
+  std::vector<int64_t> sums_;  // rows of each schedule
   Bytes digits_, grids_, schedules_;
 };
 

@@ -15,6 +15,7 @@ __global__ void __launch_bounds__(S::kThreads, BlockMemory<S>::kBlocks)
 #if __CUDA_ARCH__ >= 900
   extern __shared__ __align__(128) uint8_t shared[];
   let_next_begin();
+  bring_norm_weights(p.input, p.w.order.in);
   run_units<S>(p, shared);
 #else
   __trap();
@@ -38,42 +39,37 @@ void launch(Problem& p, Stream stream) {
   launch_streaming("nested gemv", gemv_kernel<S>, shape, stream, p);
 }
 
-// run(Shape) of what the layers and the number of tokens ask for.
-template <int kTokens, bool kTables, int kLane, bool kMany, class Run>
+// run(Shape) of what the layers and the number of tokens ask for; kColumns, kOthers: columns of scales, of
+// which the layers have one.
+template <int kTokens, bool kTables, int kLane, bool kMany, bool kGrades, int kColumns, int... kOthers,
+          class Run>
 auto with_columns(const NestedStream& w, const Run& run) {
-  const auto of_columns = [&]<int kColumns>() {
-    const bool singles = w.order.planes * 2 != w.order.end[w.order.planes - 1];
-    return singles ? run(Shape<kTokens, kColumns, true, kTables, kLane, kMany>())
-                   : run(Shape<kTokens, kColumns, false, kTables, kLane, kMany>());
-  };
-  switch (w.columns) {
-    case 0:
-      return of_columns.template operator()<0>();
-    case 1:
-      return of_columns.template operator()<1>();
-    case 2:
-      return of_columns.template operator()<2>();
-    default:
-      return of_columns.template operator()<4>();
-  }
+  if constexpr (sizeof...(kOthers) > 0)
+    if (w.columns != kColumns)
+      return with_columns<kTokens, kTables, kLane, kMany, kGrades, kOthers...>(w, run);
+  const bool singles = w.order.planes * 2 != w.order.end[w.order.planes - 1];
+  return singles ? run(Shape<kTokens, kColumns, true, kTables, kLane, kMany, kGrades>())
+                 : run(Shape<kTokens, kColumns, false, kTables, kLane, kMany, kGrades>());
 }
 constexpr int kFewALane = 4, kManyALane = 8;  // channels
 
-// Of a single token.
+// Of a single token. grades: whether a layer is graded; only where eight channels a lane leave little room is
+// there a kernel that cannot, and has more of its ring instead.
 template <class Run>
-auto with_shape(const NestedStream& w, const Run& run) {
+auto with_shape(const NestedStream& w, bool grades, const Run& run) {
   const NestedSchedule& schedule = w.single_token;
-  if (w.tabled_planes > 0) return with_columns<1, true, kFewALane, true>(w, run);
+  if (w.tabled_planes > 0) return with_columns<1, true, kFewALane, true, true, 0, 1, 2, 4>(w, run);
   // Units along the inputs end with their groups.
   if (!schedule.single || w.by_input())
-    return w.columns == 4 ? with_columns<1, false, kFewALane, true>(w, run)
-                          : with_columns<1, false, kManyALane, true>(w, run);
-  return schedule.unit <= 32 * kFewALane ? with_columns<1, false, kFewALane, false>(w, run)
-                                         : with_columns<1, false, kManyALane, false>(w, run);
+    return w.columns == 4 ? with_columns<1, false, kFewALane, true, true, 4>(w, run)
+                          : with_columns<1, false, kManyALane, true, true, 0, 1, 2>(w, run);
+  if (schedule.unit <= 32 * kFewALane) return with_columns<1, false, kFewALane, false, true, 1, 2, 4>(w, run);
+  return grades ? with_columns<1, false, kManyALane, false, true, 1, 2>(w, run)
+                : with_columns<1, false, kManyALane, false, false, 1, 2>(w, run);
 }
 template <class Run>
 auto with_several(const NestedStream& w, const Run& run) {
-  return with_columns<4, false, kFewALane, true>(w, run);
+  return with_columns<4, false, kFewALane, true, true, 0, 1, 2, 4>(w, run);
 }
 
 Problem problem_of(const NestedStream& w, const NestedReading* readings) {
@@ -98,9 +94,9 @@ Problem problem_of(const NestedStream& w, const NestedReading* readings) {
 }  // namespace nested
 
 NestedCut nested_cut(const NestedStream& w, bool several_tokens) {
-  using Few = nested::Shape<1, 1, false, false, nested::kFewALane, true>;
-  using Many = nested::Shape<1, 1, false, false, nested::kManyALane, true>;
-  using Several = nested::Shape<4, 1, false, false, nested::kFewALane, true>;
+  using Few = nested::Shape<1, 1, false, false, nested::kFewALane, true, true>;
+  using Many = nested::Shape<1, 1, false, false, nested::kManyALane, true, true>;
+  using Several = nested::Shape<4, 1, false, false, nested::kFewALane, true, true>;
   if (several_tokens) return {Several::kWarps, Several::kMostUnit, Several::kMostUnit};
   const bool few = w.tabled_planes > 0 || w.columns == 4;
   return {Few::kWarps, Few::kMostUnit, few ? Few::kMostUnit : Many::kMostUnit};
@@ -109,10 +105,10 @@ NestedCut nested_cut(const NestedStream& w, bool several_tokens) {
 bool nested_gemv_fits(const NestedStream& w) {
   const auto fits = [](const NestedSchedule& schedule) {
     return [&schedule]<class S>(S) {
-      return nested::BlockMemory<S>::bytes(schedule.sums_of_block) <= nested::BlockMemory<S>::kMost;
+      return nested::BlockMemory<S>::bytes(schedule.sums_of_block) <= kMostShared;
     };
   };
-  return nested::with_shape(w, fits(w.single_token)) &&
+  return nested::with_shape(w, true, fits(w.single_token)) &&
          (w.tabled_planes > 0 || nested::with_several(w, fits(w.several_tokens)));
 }
 
@@ -130,7 +126,9 @@ void nested_gemv(const NestedStream& w, const NestedReading* readings, const Gem
       nested::with_several(w, launch);
       return true;
     }
-    nested::with_shape(w, launch);
+    const bool grades = std::any_of(readings, readings + w.layers,
+                                    [](const NestedReading& reading) { return reading.rule.count > 0; });
+    nested::with_shape(w, grades, launch);
     return true;
   });
 }

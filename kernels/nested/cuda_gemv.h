@@ -22,7 +22,7 @@ struct NestedSchedule {
   static constexpr int kMostTokens = 4;
   static constexpr uint32_t kNothing = 0xffffffffu;
 
-  const NestedRun* runs = nullptr;   // [blocks][warps]
+  NestedRuns runs;
   const NestedSums* sums = nullptr;  // [blocks][sums_of_block]
   // Where blocks leave sums of tiles that others have begun: [blocks][kMostTokens][256], kNothing.
   float* exchange = nullptr;

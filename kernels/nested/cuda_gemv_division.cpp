@@ -8,50 +8,39 @@ namespace grinqh {
 
 namespace {
 
-constexpr int kQuantum = NestedRun::kQuantum;
+constexpr int kQuantum = NestedRuns::kQuantum;
 // Runs of so many units may begin in one tile and end in another.
 constexpr int kUnitsOfLongRuns = 2;
 
 int divide_up(int a, int b) { return (a + b - 1) / b; }
 
-// Where each run begins, in quanta of all tiles, and where the last ends.
-std::vector<int> cut(int tiles, int quanta, int runs, int most_unit) {
-  std::vector<int> begins;
-  const int64_t all = int64_t{tiles} * quanta;
+NestedRuns runs_of(int tiles, int quanta, int warps, int most_unit) {
   const bool whole =
-      tiles <= runs && divide_up(quanta, runs / tiles) * kQuantum <= kUnitsOfLongRuns * most_unit;
-  for (int64_t run = 0; run < runs; ++run) {
-    if (!whole) {
-      begins.push_back(static_cast<int>(all * run / runs));
-      continue;
-    }
-    // A part of the tile that this run lies in.
-    const int64_t tile = run * tiles / runs, first = (tile * runs + tiles - 1) / tiles,
-                  next = ((tile + 1) * runs + tiles - 1) / tiles;
-    begins.push_back(static_cast<int>(tile * quanta + (run - first) * quanta / (next - first)));
+      tiles <= warps && divide_up(quanta, warps / tiles) * kQuantum <= kUnitsOfLongRuns * most_unit;
+  return {tiles, quanta, warps, whole};
+}
+
+// Where each run begins, in quanta of all tiles, and where the last ends.
+std::vector<int> begins_of(const NestedRuns& runs, int quanta, int warps) {
+  std::vector<int> begins{0};
+  for (int warp = 0; warp < warps; ++warp) {
+    const NestedRun run = runs.of(warp);
+    begins.push_back(run.tile * quanta + (run.first + run.left) / kQuantum);
   }
-  begins.push_back(static_cast<int>(all));
   return begins;
 }
 
 }  // namespace
 
 NestedDivision divide(const NestedTiles& tiles, int blocks, int warps, int most_unit) {
-  const int all_tiles = tiles.first_tile.back(), quanta = divide_up(tiles.in, kQuantum),
-            runs = blocks * warps;
-  const std::vector<int> begins = cut(all_tiles, quanta, runs, most_unit);
-  const auto begin_of = [&](int run) { return begins[static_cast<size_t>(run)]; };
-  const auto layer_of = [&](int tile) {
-    return static_cast<int>(std::ranges::upper_bound(tiles.first_tile, tile) - tiles.first_tile.begin()) - 1;
-  };
+  const int all_tiles = tiles.first_tile.back(), quanta = divide_up(tiles.in, kQuantum);
   NestedDivision division;
+  division.runs = runs_of(all_tiles, quanta, blocks * warps, most_unit);
+  const std::vector<int> begins = begins_of(division.runs, quanta, blocks * warps);
+  const auto begin_of = [&](int run) { return begins[static_cast<size_t>(run)]; };
   int longest = 1;
-  for (int run = 0; run < runs; ++run) {
-    const int begin = begin_of(run), count = begin_of(run + 1) - begin, tile = begin / quanta;
-    longest = std::max(longest, count * kQuantum);
-    division.runs.push_back(
-        {tile, (begin - tile * quanta) * kQuantum, count * kQuantum, count == 0 ? 0 : layer_of(tile)});
-  }
+  for (int run = 0; run < blocks * warps; ++run)
+    longest = std::max(longest, (begin_of(run + 1) - begin_of(run)) * kQuantum);
   const int units = divide_up(longest, most_unit);
   division.unit = divide_up(divide_up(longest, units), kQuantum) * kQuantum;
   division.single = units == 1;
@@ -64,7 +53,8 @@ NestedDivision divide(const NestedTiles& tiles, int blocks, int warps, int most_
     for (int i = 0; i < division.sums_of_block; ++i) {
       const int tile = first_tile_of(block) + i, begin = tile * quanta, end = begin + quanta;
       NestedSums sums{};
-      if (tile < end_tile_of(block)) {
+      sums.tiles = end_tile_of(block) - first_tile_of(block);
+      if (i < sums.tiles) {
         for (int warp = 0; warp < warps; ++warp) {
           const int from = begin_of(block * warps + warp), to = begin_of(block * warps + warp + 1);
           if (from == to || from >= end || to <= begin) continue;
@@ -78,8 +68,8 @@ NestedDivision divide(const NestedTiles& tiles, int blocks, int warps, int most_
         } else {
           while (begin_of((block + sums.others + 1) * warps) < end) ++sums.others;
         }
-        const int layer = layer_of(tile);
-        const auto at = static_cast<size_t>(layer);
+        const auto at = static_cast<size_t>(std::ranges::upper_bound(tiles.first_tile, tile) -
+                                            tiles.first_tile.begin() - 1);
         sums.output = tiles.first_output[at] + (tile - tiles.first_tile[at]) * NestedOrder::kTile;
         sums.outputs = std::min(NestedOrder::kTile, tiles.first_output[at + 1] - sums.output);
       }

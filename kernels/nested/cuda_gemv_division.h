@@ -14,10 +14,10 @@ struct NestedTiles {
 };
 
 struct NestedDivision {
-  int unit = 0;           // channels that a warp multiplies at once, a multiple of kQuantum
+  int unit = 0;           // channels that a warp multiplies at once, a multiple of NestedRuns::kQuantum
   bool single = false;    // no run has more than one unit
-  int sums_of_block = 0;  // rows of `sums` for each block; those without outputs mean nothing
-  std::vector<NestedRun> runs;
+  int sums_of_block = 0;  // rows of `sums` for each block; those beyond its tiles mean nothing
+  NestedRuns runs;
   std::vector<NestedSums> sums;
 };
 

@@ -7,17 +7,16 @@
 
 namespace grinqh::cuda::nested {
 
-constexpr uint32_t kUnread = 0xff;  // instead of a place in the list
-
-// A unit's channels by falling number of planes. planes: of this lane's, at most `most`, no more than a Word
-// has bytes. places: where they stand in the list, or -1; counts(plane): how many have that plane; each
-// number of planes begins at a multiple of kWhole, and places between count. All lanes of a warp.
+// A unit's channels of more than `unlisted` planes, by falling number. planes: of this lane's, at most
+// `most`, unlisted + bytes of a Word. places: where they stand in the list, or kUnlisted; counts(plane): how
+// many have that plane, from `unlisted` on; each number of planes begins at a multiple of kWhole, and places
+// between count. All lanes of a warp.
 //
 // A counting sort: a byte of Word for each number of planes, the most planes lowest. Multiplied by ones,
 // every byte becomes the sum of itself and those below it.
 template <class S, class Word>
-__device__ inline void place_channels(const int (&planes)[S::kLane], int most, int lane,
-                                      int (&places)[S::kLane], uint8_t* counts) {
+__device__ inline void place_channels(const int (&planes)[S::kLane], int most, int unlisted, int lane,
+                                      uint32_t (&places)[S::kLane], uint8_t* counts) {
   constexpr Word kOnes = static_cast<Word>(0x0101010101010101ull),
                  kWhole = S::kTables ? NestedOrder::kStep : 1;
   int fields[S::kLane];
@@ -25,7 +24,7 @@ __device__ inline void place_channels(const int (&planes)[S::kLane], int most, i
 #pragma unroll
   for (int i = 0; i < S::kLane; ++i) {
     fields[i] = 8 * (most - planes[i]);
-    if (planes[i] > 0) mine += Word{1} << fields[i];
+    if (planes[i] > unlisted) mine += Word{1} << fields[i];
   }
   Word through = mine;
 #pragma unroll
@@ -38,12 +37,12 @@ __device__ inline void place_channels(const int (&planes)[S::kLane], int most, i
   Word next = through - mine + (ends << 8);
 #pragma unroll
   for (int i = 0; i < S::kLane; ++i) {
-    places[i] = -1;
-    if (planes[i] == 0) continue;
-    places[i] = static_cast<int>(next >> fields[i] & 255);
+    places[i] = kUnlisted;
+    if (planes[i] <= unlisted) continue;
+    places[i] = static_cast<uint32_t>(next >> fields[i]) & 255u;
     next += Word{1} << fields[i];
   }
-  if (lane <= NestedOrder::kMaxPlanes)
+  if (lane >= unlisted && lane <= NestedOrder::kMaxPlanes)
     counts[lane] = lane < most ? static_cast<uint8_t>(ends >> 8 * (most - 1 - lane)) : 0;
 }
 

@@ -22,7 +22,8 @@ template <class S>
 struct Columns {
   uint32_t at;         // of the lane's words of the unit's first step
   uint32_t near, far;  // selectors
-  uint32_t planes_at;  // several tokens: of the planes of the lane's first channel
+  uint32_t planes_at;  // several tokens, listed: of the planes of the lane's first channel,
+  bool checks;         // which tokens may have fewer of (else they have all, or inputs of 0)
   static constexpr uint32_t kNone = 0x4444;
 
   // high: the byte of the integers that the selectors take.
@@ -30,8 +31,8 @@ struct Columns {
     const uint32_t from = (S::kColumns == 1 ? (far ? 2u : 0u) : column % 2 * 2u) + (high ? 1u : 0u);
     return (kNone & ~(15u << 4 * byte)) | from << 4 * byte;
   }
-  __device__ static uint32_t words_at(const Warp<S>& warp, int column) {
-    return shared_address(warp.integers(0)) + warp.lane % 4 * (4 * S::kColumns) + column / 2 * 8;
+  __device__ static uint32_t words_at(const Warp<S>& warp, bool listed, int column) {
+    return shared_address(warp.integers(listed, 0)) + warp.lane % 4 * (4 * S::kColumns) + column / 2 * 8;
   }
   // Both words of a lane, `at` a step.
   __device__ static uint2 words(uint32_t at) {
@@ -40,11 +41,13 @@ struct Columns {
     return {both, both};
   }
 
-  __device__ Columns(const Warp<S>& warp, int turn) {
+  // listed: of the list's places, else of the unit's channels.
+  __device__ Columns(const Warp<S>& warp, int turn, bool listed) {
     const int g = warp.lane / 4, byte = g % 4, column = byte * S::kColumns / 4;
-    at = words_at(warp, column);
+    at = words_at(warp, listed, column);
     near = selector(byte, column, g < 4, false);
     far = selector(byte, column, g < 4, true);
+    checks = S::kTokens > 1 && listed;
     planes_at = S::kTokens > 1 ? shared_address(warp.planes(0, turn)) + warp.lane % 4 : 0;
   }
 
@@ -57,8 +60,8 @@ struct Columns {
       return {__byte_perm(word.x, 0, near), __byte_perm(word.y, 0, far)};
     } else {
       const uint32_t planes = planes_at + token * S::kMaxUnit + step * NestedOrder::kStep;
-      const bool has_near = static_cast<int>(load_byte(planes)) > plane,
-                 has_far = static_cast<int>(load_byte(planes + 4)) > plane;
+      const bool has_near = !checks || static_cast<int>(load_byte(planes)) > plane,
+                 has_far = !checks || static_cast<int>(load_byte(planes + 4)) > plane;
       return {__byte_perm(word.x, 0, has_near ? near : kNone), __byte_perm(word.y, 0, has_far ? far : kNone)};
     }
   }

@@ -25,16 +25,6 @@ __device__ inline void init_barriers(const Warp<S>& warp) {
   __syncwarp();
 }
 
-// Rows that the inputs will probably ask for, to the second cache while they are looked at: the first plane
-// of half of the unit's channels. (More of them cost more than they gain, as one in four may not be read;
-// asked for earlier they take the memory from the launch before.)
-__device__ inline void prefetch_likely(const Problem& p, const Unit& unit, int lane) {
-  if (lane != 0) return;
-  const int bytes = p.w.order.row_bytes(0), size = (unit.channels + 1) / 2 * bytes;
-  const uint8_t* from = p.w.digits + (int64_t{unit.tile} * p.tile_pieces * 16 + int64_t{unit.first} * bytes);
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(size) : "memory");
-}
-
 // Scales and minima of a unit.
 template <class S>
 __device__ inline void copy_grids(const Problem& p, const Warp<S>& warp, const Unit& unit, int turn) {

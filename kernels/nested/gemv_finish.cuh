@@ -100,9 +100,9 @@ __device__ void finish_tiles(const BlockView<S>& block) {
   const auto put = [&](const NestedSums& tile, int token, const Four& sum) {
     put_four(work.output, token, tile.output + output, tile.outputs - output, sum);
   };
-  int shared_tile = -1;  // with other blocks, which send
+  const int tiles = block.sums()->tiles;
 #pragma unroll 1
-  for (int i = team; i < work.count && block.sums()[i].outputs > 0; i += kTeams) {
+  for (int i = team; i < tiles; i += kTeams) {
     const NestedSums& tile = block.sums()[i];
     if (tile.others > 0) continue;
 #pragma unroll 1
@@ -114,16 +114,16 @@ __device__ void finish_tiles(const BlockView<S>& block) {
         put(tile, token, sum);
     }
   }
-  for (int i = 0; i < work.count; ++i)
-    if (block.sums()[i].others > 0) shared_tile = i;
-  if (shared_tile < 0) return;
-  const NestedSums& tile = block.sums()[shared_tile];
+  // Tiles that others go on with are the last of their blocks.
+  if (tiles == 0) return;
+  const NestedSums& tile = block.sums()[tiles - 1];
+  if (tile.others <= 0) return;
   // The team that is least likely to have anything to receive.
   const bool adds = team == kTeams - 1;
 #pragma unroll 1
   for (int token = 0; token < work.tokens; ++token) {
     Four sum;
-    if (adds) sum = sum_of_warps(block, shared_tile, token, output);
+    if (adds) sum = sum_of_warps(block, tiles - 1, token, output);
     if (team < tile.others) {
       float* const first = work.exchange + BlockView<S>::kExchanged + token * kTile + output;
       Four others;

@@ -5,6 +5,8 @@
 
 namespace grinqh::cuda::nested {
 
+constexpr int kStepsAtOnce = 3;  // compared without asking whether they exist
+
 // Of channel `unit.first + lane's first + i`, up to the layer's last.
 template <class S>
 __device__ inline const float* thresholds_of(const Problem& p, const GradingRule& rule, const Unit& unit,
@@ -17,12 +19,16 @@ __device__ inline const float* thresholds_of(const Problem& p, const GradingRule
 template <class S>
 __device__ inline void bring_steps(const Problem& p, const Warp<S>& warp, const Unit& unit) {
   const GradingRule& rule = p.readings[unit.layer].rule;
-  if (warp.lane + 1 < rule.count)
-    warp.step(warp.lane) = {rule.shared ? rule.thresholds[warp.lane] : 0.0f,
-                            p.steps[unit.layer][warp.lane + 1]};
-  if (!rule.shared && warp.lane * S::kLane < unit.channels)
-    for (int number = 0; number + 1 < rule.count; ++number)
-      asm volatile("prefetch.global.L2 [%0];" ::"l"(thresholds_of<S>(p, rule, unit, number, warp.lane))
+  const int number = warp.lane, count = rule.count - 1;
+  if (number < max(count, kStepsAtOnce)) {
+    Step step{0, p.steps[unit.layer][min(number, count - 1) + 1]};
+    // Nothing passes a step that does not exist but what is no number, and that is read as by the last.
+    if (rule.shared) step.threshold = number < count ? rule.thresholds[number] : HUGE_VALF;
+    warp.step(number) = step;
+  }
+  if (!rule.shared && number * S::kLane < unit.channels)
+    for (int each = 0; each < count; ++each)
+      asm volatile("prefetch.global.L2 [%0];" ::"l"(thresholds_of<S>(p, rule, unit, each, warp.lane))
                    : "memory");
   __syncwarp();
 }
@@ -33,24 +39,32 @@ template <class S>
 __device__ inline void grade_channels(const Problem& p, const Warp<S>& warp, const Unit& unit,
                                       const float (&x)[S::kLane], uint32_t (&read)[S::kLane]) {
   const GradingRule& rule = p.readings[unit.layer].rule;
-  const int last = p.w.order.in - 1 - (unit.first + warp.lane * S::kLane);
   const uint32_t lowest = p.steps[unit.layer][0];
 #pragma unroll
   for (int i = 0; i < S::kLane; ++i) read[i] = lowest;
-  const auto compare = [&](int number) {
-    const Step step = warp.step(number);
-#pragma unroll
-    for (int i = 0; i < S::kLane; ++i) {
-      const float threshold =
-          rule.shared ? step.threshold : thresholds_of<S>(p, rule, unit, number, warp.lane)[min(i, last)];
-      if (!(fabsf(x[i]) <= threshold)) read[i] = step.read;
-    }
+  const auto compare = [&](int i, float threshold, const Step& step) {
+    if (!(fabsf(x[i]) <= threshold)) read[i] = step.read;
   };
+  if (rule.shared) {
+    const auto compare_all = [&](int number) {
+      const Step step = warp.step(number);
 #pragma unroll
-  for (int number = 0; number < 3; ++number)
-    if (number + 1 < rule.count) compare(number);
+      for (int i = 0; i < S::kLane; ++i) compare(i, step.threshold, step);
+    };
+#pragma unroll
+    for (int number = 0; number < kStepsAtOnce; ++number) compare_all(number);
 #pragma unroll 1
-  for (int number = 3; number + 1 < rule.count; ++number) compare(number);
+    for (int number = kStepsAtOnce; number + 1 < rule.count; ++number) compare_all(number);
+  } else {
+    const int last = p.w.order.in - 1 - (unit.first + warp.lane * S::kLane);
+#pragma unroll 1
+    for (int number = 0; number + 1 < rule.count; ++number) {
+      const Step step = warp.step(number);
+      const float* thresholds = thresholds_of<S>(p, rule, unit, number, warp.lane);
+#pragma unroll
+      for (int i = 0; i < S::kLane; ++i) compare(i, thresholds[min(i, last)], step);
+    }
+  }
 }
 
 }  // namespace grinqh::cuda::nested

@@ -15,10 +15,8 @@ constexpr float kMost = 32512.0f;  // the high byte of 32512 + 128 is still 127
 __device__ inline float scale_of(uint32_t grid) { return float_of_half(static_cast<uint16_t>(grid)); }
 __device__ inline float minimum_of(uint32_t grid) { return float_of_half(static_cast<uint16_t>(grid >> 16)); }
 
-// 2^(7 - level): half a cell in units of the 8-bit step; nothing at level 0.
-__device__ inline float half_cell(uint32_t level) {
-  return level == 0 ? 0.0f : __uint_as_float((134 - level) << 23);
-}
+// 2^(7 - level): half a cell in units of the 8-bit step. (At level 0 too: inputs are 0 there.)
+__device__ inline float half_cell(uint32_t level) { return __uint_as_float((134 - level) << 23); }
 
 __device__ inline float warp_sum(float value) {
 #pragma unroll
@@ -49,7 +47,7 @@ struct Factors {
 // up to it have tables, whose positions are no middles of cells to be added. grids: the lane's, [channels]
 // [columns]; not used along the inputs.
 template <class S>
-__device__ inline void scale_inputs(const float (&x)[S::kLane], const uint32_t (&levels)[S::kLane / 4],
+__device__ inline void scale_inputs(const float (&x)[S::kLane], const uint32_t (&levels)[S::kLane],
                                     uint32_t tabled, const uint32_t* grids,
                                     float (&values)[S::kLane][S::kColumns], Factors<S>& sums) {
   constexpr int kColumns = S::kColumns;
@@ -65,7 +63,7 @@ __device__ inline void scale_inputs(const float (&x)[S::kLane], const uint32_t (
     }
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const uint32_t level = levels[first / 4] >> 8 * i & 255u;
+      const uint32_t level = levels[first + i];
       const float half = S::kTables && level <= tabled ? 0.0f : half_cell(level), input = x[first + i];
       if constexpr (S::kByInput) {
         values[first + i][0] = input;
@@ -96,15 +94,15 @@ __device__ inline void store_integers(uint8_t* integers, uint32_t place, const u
   }
 }
 
-// Makes the integers of a unit of `count` channels and a token. Without a list those beyond the channels are
-// zeros: no rows are copied there, and whatever lies in the ring is multiplied.
+// Makes the integers of a unit of `count` channels and a token. In the order of the channels, those beyond
+// them are zeros: no rows are copied there, and whatever lies in the ring is multiplied.
 template <class S>
 __device__ Factors<S> make_integers(const Problem& p, const Warp<S>& warp, const LaneChannels<S>& channels,
                                     int count, int turn, int token) {
   constexpr int kColumns = S::kColumns, kLane = S::kLane;
-  uint8_t* to = warp.integers(token);
   if constexpr (S::kTables) {  // zeros where no channel is
-    for (int i = warp.lane; i < S::kPlaces * kColumns / 8; i += 32) reinterpret_cast<uint4*>(to)[i] = {};
+    auto* to = reinterpret_cast<uint4*>(warp.integers(true, token));
+    for (int i = warp.lane; i < S::kPlaces * kColumns / 8; i += 32) to[i] = {};
     __syncwarp();
   }
   const uint32_t tabled = S::kTables && p.w.tabled_planes > 0 ? p.w.order.end[p.w.tabled_planes - 1] : 0;
@@ -115,6 +113,7 @@ __device__ Factors<S> make_integers(const Problem& p, const Warp<S>& warp, const
   if (exists)
     scale_inputs<S>(channels.x[token], channels.levels[token], tabled,
                     warp.grids(turn) + warp.lane * kLane * kColumns, values, factors);
+  const bool in_order = !S::kTables && (!S::kMany || warp.unlisted(turn) > 0);
   uint32_t most = 0;  // of |value| as bits: what is no number is more than any
 #pragma unroll
   for (int i = 0; i < kLane; ++i)
@@ -126,15 +125,17 @@ __device__ Factors<S> make_integers(const Problem& p, const Warp<S>& warp, const
   const float largest = __uint_as_float(__reduce_max_sync(0xffffffffu, most));
   const float inverse = largest > 1e-30f ? __fdividef(kMost, largest) : 0.0f;
   factors.unit = largest * (1.0f / kMost);
+  __syncwarp();  // scales have been read where integers are stored
 #pragma unroll
   for (int i = 0; i < kLane; ++i) {
-    const uint32_t place = channels.places[i / 4] >> 8 * (i % 4) & 255u;
+    const uint32_t place = channels.places[i];
     // 1.5 2^23 + 128 + x rounds to integers, whose lowest bits are those of the mantissa.
     uint32_t integers[kColumns];
 #pragma unroll
     for (int j = 0; j < kColumns; ++j)
       integers[j] = __float_as_uint(fmaf(values[i][j], inverse, 12582912.0f + 128.0f));
-    if (place != kUnread) store_integers<S>(to, place, integers);
+    if (in_order) store_integers<S>(warp.integers(false, token), warp.lane * kLane + i, integers);
+    if (place != kUnlisted) store_integers<S>(warp.integers(true, token), place, integers);
   }
 #pragma unroll
   for (int j = 0; j < kColumns; ++j) factors.middles[j] = warp_sum(factors.middles[j]);

@@ -9,7 +9,7 @@ namespace grinqh::cuda::nested {
 #if __CUDA_ARCH__ >= 900
 // Plane by plane, the sums raised between them. fetch(): when the ring's oldest slot has been read.
 template <class S, class Fetch>
-__device__ void multiply_digits(const Problem& p, const Warp<S>& warp, int turn, bool listed, Ring<S>& ring,
+__device__ void multiply_digits(const Problem& p, const Warp<S>& warp, int turn, Ring<S>& ring,
                                 const Fetch& fetch, const float (&units)[S::kTokens], Outputs<S>& y) {
   if (S::kTables && warp.linear_count(p, turn) == 0) return;
   Sums<S> sums;
@@ -19,13 +19,13 @@ __device__ void multiply_digits(const Problem& p, const Warp<S>& warp, int turn,
     int rest = warp.count(turn, plane);
     if constexpr (S::kTables) rest = min(rest, warp.linear_count(p, turn));
     if (rest == 0) break;
-    const bool joined = warp.joined(p, turn, listed, plane);
+    const bool listed = plane >= warp.unlisted(turn), joined = warp.joined(p, turn, plane);
     if (joined) ++plane;
     const int end = p.w.order.end[plane];
     sums.raise(end - last_end);
     last_end = end;
     const auto multiply = [&]<Rows kRows>() {
-      Columns<S> columns(warp, turn);
+      Columns<S> columns(warp, turn, listed);
 #pragma unroll 1
       for (; rest > 0; rest -= kPlacesOf<S, kRows>) {
         ring.await();

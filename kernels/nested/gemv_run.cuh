@@ -15,27 +15,22 @@ namespace grinqh::cuda::nested {
 template <class S>
 __device__ void begin_run(const Problem& p, const Warp<S>& warp, const Unit& unit, Ring<S>& ring) {
   copy_grids<S>(p, warp, unit, 0);
-  if (graded(p, unit.layer)) {
-    bring_steps(p, warp, unit);
-  } else {
-    count_alike(p, warp, unit, 0);
-    __syncwarp();
-    ring.enter(unit, 0);
-    if constexpr (S::kMany)
-      ring.fill();
-    else
-      ring.fill_slowly();
-  }
+  if (graded<S>(p, unit.layer)) bring_steps(p, warp, unit);
+  count_unlisted(p, warp, unit, 0, planes_ahead<S>(p, unit));
+  __syncwarp();
+  ring.enter(unit, 0);
+  if constexpr (S::kMany) return ring.fill();
+  ring.fill_slowly();
+  if constexpr (!S::kSkips) ring.bring_ahead();  // what may be left out is not brought
 }
 
 // The first unit, when the inputs are there.
 template <class S>
 __device__ LaneChannels<S> begin_unit(const Problem& p, const Warp<S>& warp, const Unit& unit, Ring<S>& ring,
                                       const float* factors) {
-  if (!graded(p, unit.layer)) return take_alike(p, warp, unit, 0, factors);
-  prefetch_likely(p, unit, warp.lane);
-  const LaneChannels<S> channels = take_graded(p, warp, unit, 0, factors);
-  ring.enter(unit, 0);
+  if (!graded<S>(p, unit.layer)) return take_alike(p, warp, unit, factors);
+  const LaneChannels<S> channels = take_graded<S>(p, warp, unit, 0, true, factors);
+  ring.go_on();
   ring.fill();
   return channels;
 }
@@ -46,13 +41,15 @@ __device__ bool prepare_next(const Problem& p, const Warp<S>& warp, int turn, co
   const Unit unit = warp.unit(turn), next = unit_after<S>(p, unit);
   if (warp.lane == 0) warp.unit(turn ^ 1) = next;
   if (!next.exists()) return false;
-  if (graded(p, next.layer))
-    bring_steps(p, warp, next);
-  else
-    count_alike(p, warp, next, turn ^ 1);
-  __syncwarp();
   copy_grids<S>(p, warp, next, turn ^ 1);
-  warp.put_aside(take_channels<S>(p, warp, next, turn ^ 1, factors));
+  if (graded<S>(p, next.layer)) {
+    bring_steps(p, warp, next);
+    warp.put_aside(take_graded<S>(p, warp, next, turn ^ 1, false, factors));
+  } else {
+    count_unlisted(p, warp, next, turn ^ 1, planes_ahead<S>(p, next));
+    warp.put_aside(take_alike(p, warp, next, factors));
+  }
+  __syncwarp();
   return true;
 }
 
@@ -73,9 +70,7 @@ __device__ void run_units(const Problem& p, uint8_t* shared) {
   const int lane = threadIdx.x % 32, in_block = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0);
   const Warp<S> warp{shared + in_block * WarpMemory<S>::kBytes, lane};
   init_barriers(warp);
-  const int4 run =
-      reinterpret_cast<const int4*>(p.schedule.runs)[static_cast<int>(blockIdx.x) * S::kWarps + in_block];
-  const Unit first = unit_at<S>(p, {run.x, run.y, run.z, run.w});
+  const Unit first = first_unit<S>(p, static_cast<int>(blockIdx.x) * S::kWarps + in_block);
   Ring<S> ring(p, warp);
   if (first.exists()) begin_run<S>(p, warp, first, ring);
   const BlockView<S> block{shared};
@@ -92,7 +87,6 @@ __device__ void run_units(const Problem& p, uint8_t* shared) {
       __syncwarp();
     }
     int turn = 0, count = first.channels;
-    bool listed = graded(p, first.layer);
     uint32_t phase = 0;
     for (bool more = true; more; phase ^= 1) {
       wait_barrier(warp.grids_barrier(), phase);
@@ -112,7 +106,7 @@ __device__ void run_units(const Problem& p, uint8_t* shared) {
         ring.fetch_one();
       };
       if (read) {
-        multiply_digits<S>(p, warp, turn, listed, ring, fetch, units, y);
+        multiply_digits<S>(p, warp, turn, ring, fetch, units, y);
         if constexpr (S::kTables) multiply_tables<S>(p, warp, turn, ring, fetch, units[0], y.of[0]);
       }
       if constexpr (S::kMany) {
@@ -122,12 +116,12 @@ __device__ void run_units(const Problem& p, uint8_t* shared) {
         if (!entered) ring.enter(next, turn);
         ring.fill();
         if (next.first == 0) {
-          leave_sums(y, block.passed(p, next.tile - 1 - p.schedule.runs[blockIdx.x * S::kWarps].tile), lane);
+          const int of_block = p.schedule.runs.of(static_cast<int>(blockIdx.x) * S::kWarps).tile;
+          leave_sums(y, block.passed(p, next.tile - 1 - of_block), lane);
           y.clear();
         }
         channels = warp.take_back();
         count = next.channels;
-        listed = graded(p, next.layer);
       }
     }
   }

@@ -62,7 +62,7 @@ __device__ inline void multiply_codes(const Nibbles& codes, const NestedTable& t
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int column = (2 * half + byte / 2) * S::kColumns / 4;
-      const uint2 word = B::words(B::words_at(warp, column) + (position / 8 + step) * kStepBytes<S>);
+      const uint2 word = B::words(B::words_at(warp, true, column) + (position / 8 + step) * kStepBytes<S>);
       const uint32_t near = __byte_perm(word.x, 0, B::selector(byte, column, g < 4, false)),
                      far = __byte_perm(word.y, 0, B::selector(byte, column, g < 4, true));
       // Low bytes of entries times high bytes of inputs, where high bytes times low bytes are.

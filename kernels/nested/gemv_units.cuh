@@ -14,25 +14,39 @@ struct Unit {
   __device__ bool exists() const { return channels > 0; }
 };
 
+// Not before layer `from`.
+__device__ inline int layer_of(const Problem& p, int tile, int from) {
+  while (tile >= p.w.first_tile[from + 1]) ++from;
+  return from;
+}
+
 template <class S>
-__device__ inline Unit unit_at(const Problem& p, const NestedRun& run) {
+__device__ inline Unit unit_at(const Problem& p, const NestedRun& run, int layer) {
   int channels = min(min(p.schedule.unit, run.left), p.w.order.in - run.first);
   if (S::kByInput) channels = min(channels, p.w.group - run.first % p.w.group);
-  return {run.tile, run.first, channels, run.left, run.layer};
+  return {run.tile, run.first, channels, run.left, layer};
 }
 template <class S>
 __device__ inline Unit unit_after(const Problem& p, const Unit& unit) {
   const int next = unit.first + unit.channels;
-  if (next < p.w.order.in) return unit_at<S>(p, {unit.tile, next, unit.left - unit.channels, unit.layer});
-  constexpr int kQuantum = NestedRun::kQuantum;
+  if (next < p.w.order.in) return unit_at<S>(p, {unit.tile, next, unit.left - unit.channels}, unit.layer);
+  constexpr int kQuantum = NestedRuns::kQuantum;
   const int padded = (p.w.order.in + kQuantum - 1) / kQuantum * kQuantum;
-  NestedRun run{unit.tile + 1, 0, unit.left - (padded - unit.first), unit.layer};
-  while (run.left > 0 && run.tile >= p.w.first_tile[run.layer + 1]) ++run.layer;
-  return unit_at<S>(p, run);
+  const NestedRun run{unit.tile + 1, 0, unit.left - (padded - unit.first)};
+  return unit_at<S>(p, run, run.left > 0 ? layer_of(p, run.tile, unit.layer) : unit.layer);
+}
+// Of a warp of the launch.
+template <class S>
+__device__ inline Unit first_unit(const Problem& p, int warp) {
+  const NestedRun run = p.schedule.runs.of(warp);
+  return unit_at<S>(p, run, run.left > 0 ? layer_of(p, run.tile, 0) : 0);
 }
 
 // Else all channels are read alike, in their order.
-__device__ inline bool graded(const Problem& p, int layer) { return p.readings[layer].rule.count > 0; }
+template <class S>
+__device__ inline bool graded(const Problem& p, int layer) {
+  return S::kGrades && p.readings[layer].rule.count > 0;
+}
 
 __device__ inline uint32_t load_byte(uint32_t address) {
   uint32_t v;
@@ -47,13 +61,25 @@ struct alignas(8) Step {
   uint32_t read;
 };
 
-// A lane's channels of a unit: inputs (0 where nothing is read), levels, places in the list.
+constexpr uint32_t kUnlisted = 0xff;  // instead of a place in the list
+
+// A lane's channels of a unit: inputs (0 where nothing is read), levels, places in the list or kUnlisted.
 template <class S>
 struct LaneChannels {
-  static constexpr int kWords = S::kLane / 4;
   float x[S::kTokens][S::kLane];
-  uint32_t levels[S::kTokens][kWords], places[kWords];
+  uint32_t levels[S::kTokens][S::kLane], places[S::kLane];
 };
+
+// Four numbers below 256 as a word.
+template <int kCount>
+__device__ inline uint32_t packed(const uint32_t (&of)[kCount], int first) {
+  return of[first] | of[first + 1] << 8 | of[first + 2] << 16 | of[first + 3] << 24;
+}
+template <int kCount>
+__device__ inline void unpack(uint32_t word, int first, uint32_t (&to)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) to[first + i] = word >> 8 * i & 255u;
+}
 
 // A warp's memory. turn: of a unit, 0 and 1 in turns.
 template <class S>
@@ -66,8 +92,9 @@ struct Warp {
     return reinterpret_cast<uint32_t*>(memory + Memory::kGrids +
                                        (S::kByInput && S::kMany ? turn * Memory::kGridBytes : 0));
   }
-  __device__ uint8_t* integers(int token) const {
-    return memory + Memory::kIntegers + token * Memory::kIntegerBytes;
+  // listed: in the order of the list, else of the channels.
+  __device__ uint8_t* integers(bool listed, int token) const {
+    return memory + (listed ? Memory::kListed : Memory::kIntegers) + token * Memory::kIntegerBytes;
   }
   __device__ uint8_t* list(int turn) const { return memory + Memory::kLists + turn * Memory::kListBytes; }
   // How many channels have each plane, none beyond the last.
@@ -75,13 +102,17 @@ struct Warp {
   __device__ int count(int turn, int plane) const {
     return static_cast<int>(load_byte(shared_address(counts(turn)) + plane));
   }
+  // Planes of which all channels are read, or those of a unit that is read alike: their rows and integers are
+  // in the order of the channels, those of the planes behind them in the list's.
+  __device__ uint8_t& unlisted(int turn) const { return counts(turn)[Memory::kCountBytes - 1]; }
   // Of channels that are read digit by digit, without a table.
   __device__ int linear_count(const Problem& p, int turn) const { return count(turn, p.w.tabled_planes); }
-  // Whether two planes of one bit that all channels have are read as one of two bits: those from `plane` on.
-  __device__ bool joined(const Problem& p, int turn, bool listed, int plane) const {
-    if (!S::kJoins || listed || plane + 1 >= p.w.order.planes) return false;
+  // Whether two unlisted planes of one bit are read as one of two bits: those from `plane` on.
+  __device__ bool joined(const Problem& p, int turn, int plane) const {
+    if (!S::kJoins || plane + 1 >= min(p.w.order.planes, int{unlisted(turn)})) return false;
     return p.w.order.end[plane + 1] - p.w.order.begin[plane] == 2 && count(turn, plane + 1) > 0;
   }
+  __device__ uint8_t* flags() const { return memory + Memory::kFlags; }
   // Of the rule that the unit's channels are graded by.
   __device__ Step& step(int number) const { return reinterpret_cast<Step*>(memory + Memory::kSteps)[number]; }
   __device__ uint32_t barrier(int slot) const {
@@ -102,9 +133,9 @@ struct Warp {
       for (int t = 0; t < S::kTokens; ++t) {
         const auto& x = channels.x[t];
         x_at(t, i) = make_float4(x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3]);
-        word_at(Memory::kLevels, t, i) = channels.levels[t][i];
+        word_at(Memory::kLevels, t, i) = packed(channels.levels[t], 4 * i);
       }
-      word_at(Memory::kPlacesOf, 0, i) = channels.places[i];
+      word_at(Memory::kPlacesOf, 0, i) = packed(channels.places, 4 * i);
     }
   }
   __device__ LaneChannels<S> take_back() const {
@@ -116,9 +147,9 @@ struct Warp {
         auto& x = channels.x[t];
         const float4 four = x_at(t, i);
         x[4 * i] = four.x, x[4 * i + 1] = four.y, x[4 * i + 2] = four.z, x[4 * i + 3] = four.w;
-        channels.levels[t][i] = word_at(Memory::kLevels, t, i);
+        unpack(word_at(Memory::kLevels, t, i), 4 * i, channels.levels[t]);
       }
-      channels.places[i] = word_at(Memory::kPlacesOf, 0, i);
+      unpack(word_at(Memory::kPlacesOf, 0, i), 4 * i, channels.places);
     }
     return channels;
   }

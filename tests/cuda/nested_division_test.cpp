@@ -11,7 +11,7 @@
 namespace grinqh {
 namespace {
 
-constexpr int kTile = NestedOrder::kTile, kQuantum = NestedRun::kQuantum;
+constexpr int kTile = NestedOrder::kTile, kQuantum = NestedRuns::kQuantum;
 
 NestedTiles tiles_of(const std::vector<int>& outputs, int in) {
   NestedTiles tiles{{0}, {0}, in};
@@ -25,19 +25,16 @@ NestedTiles tiles_of(const std::vector<int>& outputs, int in) {
 // Warps of a launch that have channels of a tile, and its channels, padded; each of them must be some warp's.
 using Parts = std::map<int, std::map<int, int>>;  // [tile][warp]
 
-Parts parts_of(const NestedDivision& division, const NestedTiles& tiles) {
+Parts parts_of(const NestedDivision& division, const NestedTiles& tiles, int warps) {
   Parts parts;
   const int padded = (tiles.in + kQuantum - 1) / kQuantum * kQuantum;
   int64_t next = 0;  // channel of all tiles: runs follow each other without a gap
-  for (size_t warp = 0; warp < division.runs.size(); ++warp) {
-    const NestedRun& run = division.runs[warp];
+  for (int warp = 0; warp < warps; ++warp) {
+    const NestedRun run = division.runs.of(warp);
     if (run.left > 0) {
       EXPECT_EQ(int64_t{run.tile} * padded + run.first, next);
-      const auto layer = static_cast<size_t>(run.layer);
-      EXPECT_TRUE(run.tile >= tiles.first_tile[layer] && run.tile < tiles.first_tile[layer + 1]);
     }
-    for (int i = 0; i < run.left; ++i, ++next)
-      ++parts[static_cast<int>(next / padded)][static_cast<int>(warp)];
+    for (int i = 0; i < run.left; ++i, ++next) ++parts[static_cast<int>(next / padded)][warp];
   }
   EXPECT_EQ(next, int64_t{tiles.first_tile.back()} * padded);
   return parts;
@@ -45,13 +42,12 @@ Parts parts_of(const NestedDivision& division, const NestedTiles& tiles) {
 
 void expect_right(const NestedDivision& division, const NestedTiles& tiles, int blocks, int warps,
                   int most_unit) {
-  ASSERT_EQ(std::ssize(division.runs), blocks * warps);
   ASSERT_EQ(std::ssize(division.sums), blocks * division.sums_of_block);
   EXPECT_LE(division.unit, most_unit);
   EXPECT_EQ(division.unit % kQuantum, 0);
-  const Parts parts = parts_of(division, tiles);
+  const Parts parts = parts_of(division, tiles, blocks * warps);
   int longest = 0;
-  for (const NestedRun& run : division.runs) longest = std::max(longest, run.left);
+  for (int warp = 0; warp < blocks * warps; ++warp) longest = std::max(longest, division.runs.of(warp).left);
   EXPECT_EQ(division.single, longest <= division.unit);
 
   // What blocks are told, tile by tile: every warp's part is added up once, and reaches the output.
@@ -59,6 +55,7 @@ void expect_right(const NestedDivision& division, const NestedTiles& tiles, int 
   for (int block = 0; block < blocks; ++block)
     for (int i = 0; i < division.sums_of_block; ++i) {
       const NestedSums& sums = division.sums[static_cast<size_t>(block * division.sums_of_block + i)];
+      EXPECT_EQ(sums.outputs > 0, i < sums.tiles);
       if (sums.outputs > 0) of_output[sums.output].emplace_back(block, sums);
     }
   ASSERT_EQ(std::ssize(of_output), std::ssize(parts));
@@ -114,9 +111,9 @@ TEST(NestedDivision, CoversEveryChannelOfEveryTileOnce) {
 TEST(NestedDivision, LongRunsAreEqual) {
   const NestedDivision division = divide(tiles_of({128256}, 4096), 132, 16, 240);
   const int all = 501 * 4096 / kQuantum, least = all / (132 * 16) * kQuantum;
-  for (const NestedRun& run : division.runs) {
-    EXPECT_GE(run.left, least);
-    EXPECT_LE(run.left, least + kQuantum);
+  for (int warp = 0; warp < 132 * 16; ++warp) {
+    EXPECT_GE(division.runs.of(warp).left, least);
+    EXPECT_LE(division.runs.of(warp).left, least + kQuantum);
   }
   EXPECT_FALSE(division.single);
 }
@@ -127,7 +124,8 @@ TEST(NestedDivision, ShortRunsHaveOneTile) {
     const NestedDivision division = divide(tiles_of({out}, in), 132, 16, 128);
     EXPECT_TRUE(division.single);
     EXPECT_LE(division.unit, 128);
-    for (const NestedRun& run : division.runs) EXPECT_LE(run.first + run.left, in);
+    for (int warp = 0; warp < 132 * 16; ++warp)
+      EXPECT_LE(division.runs.of(warp).first + division.runs.of(warp).left, in);
   }
 }
 
