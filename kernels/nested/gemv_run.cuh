@@ -19,9 +19,13 @@ __device__ void begin_run(const Problem& p, const Warp<S>& warp, const Unit& uni
   count_unlisted(p, warp, unit, 0, planes_ahead<S>(p, unit));
   __syncwarp();
   ring.enter(unit, 0);
-  if constexpr (S::kMany) return ring.fill();
-  ring.fill_slowly();
-  if constexpr (!S::kSkips) ring.bring_ahead();  // what may be left out is not brought
+  if constexpr (S::kMany) {
+    ring.fill();
+  } else {
+    ring.fill_slowly();
+    if constexpr (!S::kSkips) ring.bring_ahead();  // what may be left out is not brought
+  }
+  __syncwarp();  // counts have been read where the list's are written
 }
 
 // The first unit, when the inputs are there.
