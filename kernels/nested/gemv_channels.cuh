@@ -3,7 +3,7 @@
 #pragma once
 
 #include "cuda/decode.cuh"
-#include "kernels/nested/gemv_units.cuh"
+#include "kernels/nested/gemv_warp.cuh"
 
 namespace grinqh::cuda::nested {
 

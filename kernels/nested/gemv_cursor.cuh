@@ -4,7 +4,7 @@
 #pragma once
 
 #include "cuda/bulk_copy.cuh"
-#include "kernels/nested/gemv_units.cuh"
+#include "kernels/nested/gemv_warp.cuh"
 
 namespace grinqh::cuda::nested {
 

@@ -1,7 +1,7 @@
 // What is read of channels, by the magnitudes of their inputs.
 #pragma once
 
-#include "kernels/nested/gemv_units.cuh"
+#include "kernels/nested/gemv_warp.cuh"
 
 namespace grinqh::cuda::nested {
 
