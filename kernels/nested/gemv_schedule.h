@@ -16,8 +16,7 @@ struct NestedRun {
   int tile = 0, first = 0, left = 0;
 };
 
-// Runs of all warps. (Found by each warp for itself: a table would come from memory, and the first rows after
-// it.)
+// Runs of all warps, which each finds for itself.
 class NestedRuns {
  public:
   static constexpr int kQuantum = 16;  // channels

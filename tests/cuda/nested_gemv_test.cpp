@@ -170,6 +170,21 @@ TEST_F(CudaNestedGemv, AgreesWithTheOracle) {
       }
 }
 
+// More channels a warp than its ring holds, than four a lane cover, than one unit has (132 multiprocessors).
+TEST_F(CudaNestedGemv, LongRunsAgreeWithTheOracle) {
+  const std::vector<Level> levels{0, 1, 3, 7};
+  for (const Case& each : {Case{2560, 20480, 128}, {2560, 36000, 128}, {5120, 28000, 128}}) {
+    SCOPED_TRACE(fmt::format("{} x {}", each.out, each.in));
+    const auto layer = layer_of({each.out, each.in, each.group, GroupAxis::output, levels});
+    const auto gemv = make(*layer);
+    ASSERT_NE(gemv, nullptr);
+    const Rule shared(levels, 1), own(levels, each.in);
+    expect_right(*layer, *gemv, 1, Type::bf16, kFullLevel, nullptr);
+    expect_right(*layer, *gemv, 1, Type::bf16, kFullLevel, &shared);
+    expect_right(*layer, *gemv, 1, Type::f32, kFullLevel, &own);
+  }
+}
+
 // Entries that are far from the middles of cells, and differ between levels.
 TEST_F(CudaNestedGemv, TablesDecodeTheirLevels) {
   for (const Case& each : kCases)
