@@ -54,12 +54,10 @@ class Ring {
   // False if there is nothing to fetch. There is room for a slot.
   __device__ bool fetch_one() {
     if (has_all()) return false;
+    fetch(next_);
     if constexpr (S::kMany) {
-      fetch(next_);
       ++under_way_;
       if (++next_ == S::kDepth) next_ = 0;
-    } else {
-      fetch(next_);
     }
     return true;
   }
