@@ -47,16 +47,21 @@ __device__ inline float of_block(const float* place, int rank) {
 
 // To the same place of another block's shared memory, or of this one's. The block must have begun, and wait
 // for the cluster before it reads.
-__device__ inline void put_in_block(void* place, int rank, uint2 value) {
-  uint32_t address = shared_address(place);
-  asm volatile("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(address) : "r"(rank));
-  asm volatile("st.shared::cluster.v2.u32 [%0], {%1, %2};" ::"r"(address), "r"(value.x), "r"(value.y)
-               : "memory");
-}
 __device__ inline void put_in_block(float* place, int rank, float value) {
   uint32_t address = shared_address(place);
   asm volatile("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(address) : "r"(rank));
   asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
+}
+// The same, and then the eight bytes count at the other block's barrier (bulk_copy.cuh), for which it can
+// wait instead.
+__device__ inline void put_counted(void* place, int rank, uint2 value, uint32_t barrier) {
+  uint32_t address = shared_address(place);
+  asm volatile("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(address) : "r"(rank));
+  asm volatile("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(barrier) : "r"(rank));
+  asm volatile(
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.u32 [%0], {%1, %2}, [%3];" ::"r"(address),
+      "r"(value.x), "r"(value.y), "r"(barrier)
+      : "memory");
 }
 #endif
 

@@ -13,7 +13,11 @@ __device__ inline void arrive_at_cluster() { __trap(); }
 __device__ inline void wait_for_arrivals() { __trap(); }
 __device__ inline void wait_for_cluster() { __trap(); }
 __device__ inline float of_block(const float* place, int) { return *place; }
-__device__ inline void put_in_block(float*, int, float) { __trap(); }
+__device__ inline void put_counted(void*, int, uint2, uint32_t) { __trap(); }
+__device__ inline void init_barrier(uint32_t, int) { __trap(); }
+__device__ inline void fence_barriers() { __trap(); }
+__device__ inline void expect_bytes(uint32_t, int) { __trap(); }
+__device__ inline void wait_barrier(uint32_t, uint32_t) { __trap(); }
 #endif
 
 constexpr int kMostParts = 8;        // blocks of a cluster that any device takes

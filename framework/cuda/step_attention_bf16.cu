@@ -1,8 +1,12 @@
-// On tensor cores, for heads of 64 or 128 dimensions: a warp takes 16 keys at a time. Scores are heads x
-// keys, which is how the product with the values wants them; the order of dimensions within a product is
-// chosen so that lanes load keys and values in vectors of 16 bytes. Queries and the softmax's weights are
-// split into two bf16 numbers, high in rows 0 - 7 and low in rows 8 - 15 of the products.
-#include "cuda/launch.cuh"
+// On tensor cores, for heads of 64 or 128 dimensions. Keys and values pass through shared memory in rounds;
+// those of the first round are on their way before the products that make the query have ended: they are
+// older than this step. A warp takes the scores of 16 keys at a time, and then a share of the dimensions over
+// all keys of the round, so that warps have nothing to add up. Queries and the softmax's weights are split
+// into two bf16 numbers, high in rows 0 - 7 and low in rows 8 - 15 of the products.
+//
+// A block leaves room for a block of the product ahead of it or behind it: both come early then.
+#include "cuda/bulk_copy.cuh"
+#include "cuda/gemv_launch.cuh"
 #include "cuda/step_attention.cuh"
 #include "cuda/tensor_cores.cuh"
 
@@ -12,9 +16,28 @@ namespace {
 
 using Element = __nv_bfloat16;
 constexpr int kWarps = 8, kThreads = kWarps * 32;
-constexpr int kKeys = 16, kBlockKeys = kWarps * kKeys;  // of a warp at a time
-constexpr int kHeads = 8;                               // at most, that share keys in a block
-constexpr int kRowPadding = 32;                         // elements: rows of queries begin 16 banks apart
+constexpr int kHeads = 8;    // at most, that share keys in a block
+constexpr int kGroup = 16;   // keys of a product
+constexpr int kGroups = 11;  // of a round
+constexpr int kWarpGroups = (kGroups + kWarps - 1) / kWarps;
+constexpr int kRoundKeys = kGroups * kGroup;
+constexpr int kRowPadding = 8;  // elements: eight rows' vectors of 16 bytes lie in different banks
+
+template <int kDim>
+struct Shared {
+  static constexpr int kRow = kDim + kRowPadding;
+
+  Element keys[kRoundKeys][kRow], values[kRoundKeys][kRow];
+  Element queries[2 * kHeads][kRow], weights[2 * kHeads][kRoundKeys + kRowPadding];
+  Element newest_key[kDim], newest_value[kDim];
+  float tops[kWarps][kHeads], sums[kWarps][kHeads];  // of a round: exponents to base 2, relative to the tops
+  // From all parts: their mixes' dimensions that are this block's, [parts, kHeads, kDim / parts], tops and
+  // sums.
+  float mixes[kHeads * kDim];
+  uint2 part_sums[kMostParts][kHeads];
+  uint64_t arrived;  // the barrier that counts their bytes
+};
+static_assert(sizeof(Shared<128>) <= kHalfShared);
 
 __device__ inline uint32_t packed(float low, float high) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
@@ -24,235 +47,300 @@ __device__ inline uint32_t packed(float low, float high) {
 // What bf16 leaves of a number.
 __device__ inline float remainder_of(float x) { return x - __bfloat162float(__float2bfloat16(x)); }
 
-__device__ inline uint32_t word_of(const uint4& four, int i) {
-  return i == 0 ? four.x : i == 1 ? four.y : i == 2 ? four.z : four.w;
+// Blocks that share keys, each of which ends up with a share of the dimensions, all powers of two.
+template <int kDim>
+struct Parts {
+  int log_count, part;
+
+  __device__ int count() const { return 1 << log_count; }
+  __device__ int log_width() const { return (kDim == 128 ? 7 : 6) - log_count; }
+  __device__ int width() const { return 1 << log_width(); }
+  // Of a part's mix of a head, in Shared::mixes.
+  __device__ int place(int of_part, int head, int dim) const {
+    return (of_part * kHeads + head << log_width()) + dim;
+  }
+};
+
+// The keys of a block, [begin, end), of which the last may be the step's own.
+struct Span {
+  int begin, end, position;
+
+  __device__ bool holds_newest() const { return begin <= position && position < end; }
+  __device__ int count(int first) const { return min(kRoundKeys, end - first); }
+};
+
+// Keys or values of the round that begins with `first`, asked for; zeros to the end of the last group, as
+// weights of nothing are multiplied with them too. The step's own are in no memory yet.
+template <int kDim>
+__device__ void copy_round(const Element* rows, int64_t stride, const Span& span, int first,
+                           Element (*to)[Shared<kDim>::kRow]) {
+  constexpr int kVectors = kDim / 8;
+  const int vectors = (span.count(first) + kGroup - 1) / kGroup * kGroup * kVectors;
+  for (int i = threadIdx.x; i < vectors; i += kThreads) {
+    const int row = i / kVectors, dim = i % kVectors * 8, key = first + row;
+    if (key != span.position || key >= span.end)
+      copy_async(shared_address(&to[row][dim]), rows + key * stride + dim,
+                 key < min(span.end, span.position));
+  }
 }
 
-// A lane 4 g + t has of 16 keys what the products want of it: of keys g and g + 8 the dimensions of vectors
-// t, t + 4, ...; of values 2 t, 2 t + 1, 2 t + 8, 2 t + 9 the dimensions kDim / 8 g and on.
+// A warp's operands, asked for together: what takes time is waiting for them one after the other.
 template <int kDim>
-struct Loaded {
-  static constexpr int kKeyVectors = kDim / 32, kValueVectors = kDim / 64;
-  uint4 keys[2][kKeyVectors], values[4][kValueVectors];
+struct KeyOperands {
+  static constexpr int kSteps = kDim / 16;
+  uint32_t of[kSteps][4];
 
-  static __device__ int key_of(int i) { return static_cast<int>(threadIdx.x) % 32 / 4 + 8 * i; }
-  static __device__ int value_of(int i) { return threadIdx.x % 4 * 2 + i % 2 + i / 2 * 8; }
+  // Of 16 keys of the round.
+  __device__ void load(const Shared<kDim>& s, int first) {
+    const int lane = threadIdx.x % 32;
+    const uint32_t from = shared_address(&s.keys[first + lane % 8 + lane / 16 * 8][lane / 8 % 2 * 8]);
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) load_matrices(of[step], from + step * 32);
+  }
+};
 
-  // Those below `end`; zeros from there on.
-  __device__ void load_keys(const Element* rows, int stride, int first, int end) {
+// Scores of this warp's keys become weights; tops and sums of the round.
+template <int kDim>
+__device__ void weigh(Shared<kDim>& s, int count) {
+  constexpr int kSteps = kDim / 16;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  const uint32_t query = shared_address(&s.queries[lane % 16][lane / 16 * 8]);
+  uint32_t a[kSteps][4];
+#pragma unroll
+  for (int step = 0; step < kSteps; ++step) load_matrices(a[step], query + step * 32);
+  const auto first_of = [&](int m) { return (warp + m * kWarps) * kGroup; };
+  float weight[kWarpGroups][2][2], top = kLowest, sum = 0;  // keys 2 t and 2 t + 1 of each eight
+#pragma unroll
+  for (int m = 0; m < kWarpGroups; ++m) {
+    if (first_of(m) >= count) break;
+    KeyOperands<kDim> keys;
+    keys.load(s, first_of(m));
+    float scores[2][2][4] = {};  // of even steps and of odd ones: heads g, high and low
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step)
+#pragma unroll
+      for (int i = 0; i < 2; ++i)
+        multiply(scores[step % 2][i], a[step], keys.of[step][2 * i], keys.of[step][2 * i + 1]);
 #pragma unroll
     for (int i = 0; i < 2; ++i)
 #pragma unroll
-      for (int j = 0; j < kKeyVectors; ++j) {
-        const int key = first + key_of(i);
-        keys[i][j] = make_uint4(0, 0, 0, 0);
-        if (key < end)
-          keys[i][j] = reinterpret_cast<const uint4*>(rows + key * stride)[j * 4 + threadIdx.x % 4];
+      for (int e = 0; e < 2; ++e) {
+        const float score = (scores[0][i][e] + scores[1][i][e]) + (scores[0][i][e + 2] + scores[1][i][e + 2]);
+        weight[m][i][e] = first_of(m) + i * 8 + 2 * t + e < count ? score : -INFINITY;
+        top = fmaxf(top, weight[m][i][e]);
       }
   }
-  __device__ void load_values(const Element* rows, int stride, int first, int end) {
+  top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
+  top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
 #pragma unroll
-    for (int i = 0; i < 4; ++i)
+  for (int m = 0; m < kWarpGroups; ++m) {
+    if (first_of(m) >= count) break;
 #pragma unroll
-      for (int j = 0; j < kValueVectors; ++j) {
-        const int key = first + value_of(i);
-        values[i][j] = make_uint4(0, 0, 0, 0);
-        if (key < end)
-          values[i][j] =
-              reinterpret_cast<const uint4*>(rows + key * stride)[threadIdx.x % 32 / 4 * kValueVectors + j];
-      }
+    for (int i = 0; i < 2; ++i) {
+      const float first = exp2_fast(weight[m][i][0] - top), second = exp2_fast(weight[m][i][1] - top);
+      sum += first + second;
+      const int key = first_of(m) + i * 8 + 2 * t;
+      *reinterpret_cast<uint32_t*>(&s.weights[g][key]) = packed(first, second);
+      *reinterpret_cast<uint32_t*>(&s.weights[g + kHeads][key]) =
+          packed(remainder_of(first), remainder_of(second));
+    }
   }
-  // The step's own, which no memory has yet.
-  __device__ void insert(const Element* key, const Element* value, int place) {
+  sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+  sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+  if (t == 0) {
+    s.tops[warp][g] = top;
+    s.sums[warp][g] = sum;
+  }
+}
+
+// What a warp has of the mix: head g, dimensions 2 t and 2 t + 1 of each tile of eight from its first on.
+template <int kDim>
+struct Mix {
+  static constexpr int kTiles = kDim / 8 / kWarps;
+  float top = kLowest, sum = 0;  // of all dimensions
+  float y[kTiles][2] = {};
+
+  __device__ void add_round(const Shared<kDim>& s, int count) {
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4;
+    const uint32_t weight = shared_address(&s.weights[lane % 16][lane / 16 * 8]),
+                   value =
+                       shared_address(&s.values[lane % 16][warp * kTiles * 8 + lane / 16 * 8 % (kTiles * 8)]);
+    float highest = top, share[kWarps];
 #pragma unroll
-    for (int i = 0; i < 2; ++i)
-      if (key_of(i) == place)
+    for (int w = 0; w < kWarps; ++w) {
+      share[w] = s.tops[w][g];
+      highest = fmaxf(highest, share[w]);
+    }
+    const float shrink = exp2_fast(top - highest);
+    top = highest;
+    sum *= shrink;
 #pragma unroll
-        for (int j = 0; j < kKeyVectors; ++j)
-          keys[i][j] = reinterpret_cast<const uint4*>(key)[j * 4 + threadIdx.x % 4];
+    for (int j = 0; j < kTiles; ++j)
 #pragma unroll
-    for (int i = 0; i < 4; ++i)
-      if (value_of(i) == place)
+      for (int e = 0; e < 2; ++e) y[j][e] *= shrink;
 #pragma unroll
-        for (int j = 0; j < kValueVectors; ++j)
-          values[i][j] = reinterpret_cast<const uint4*>(value)[threadIdx.x % 32 / 4 * kValueVectors + j];
+    for (int w = 0; w < kWarps; ++w) {
+      share[w] = exp2_fast(share[w] - top);
+      sum = fmaf(share[w], s.sums[w][g], sum);
+    }
+    constexpr int kTogether = 4;
+#pragma unroll
+    for (int first = 0; first < kGroups; first += kTogether) {
+      if (first * kGroup >= count) break;
+      uint32_t a[kTogether][4], b[kTogether][4];
+#pragma unroll
+      for (int n = 0; n < kTogether && first + n < kGroups; ++n) {
+        load_matrices(a[n], weight + (first + n) * kGroup * 2);
+        load_matrices_transposed(b[n], value + (first + n) * kGroup * static_cast<int>(sizeof(s.values[0])));
+      }
+#pragma unroll
+      for (int n = 0; n < kTogether && first + n < kGroups; ++n) {
+        const int group = first + n;
+        if (group * kGroup >= count) break;
+#pragma unroll
+        for (int j = 0; j < kTiles; ++j) {
+          float part[4] = {};
+          multiply(part, a[n], b[n][2 * j], b[n][2 * j + 1]);
+#pragma unroll
+          for (int e = 0; e < 2; ++e) y[j][e] = fmaf(share[group % kWarps], part[e] + part[e + 2], y[j][e]);
+        }
+      }
+    }
+  }
+
+  // To the blocks that have these dimensions of all parts; what all dimensions share, to every block.
+  __device__ void put(Shared<kDim>& s, const Parts<kDim>& parts, int heads) const {
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    if (g >= heads) return;
+    const uint32_t arrived = shared_address(&s.arrived);
+    const auto put_pair = [&](void* place, int rank, float first, float second) {
+      const uint2 pair = make_uint2(__float_as_uint(first), __float_as_uint(second));
+      if (parts.count() == 1)
+        *static_cast<uint2*>(place) = pair;
+      else
+        put_counted(place, rank, pair, arrived);
+    };
+#pragma unroll
+    for (int j = 0; j < kTiles; ++j) {
+      const int dim = (warp * kTiles + j) * 8 + 2 * t, rank = dim >> parts.log_width();
+      put_pair(&s.mixes[parts.place(parts.part, g, dim & parts.width() - 1)], rank, y[j][0], y[j][1]);
+    }
+    if (t == 0 && warp < parts.count()) put_pair(&s.part_sums[parts.part][g], warp, top, sum);
   }
 };
 
 // Blocks: (part, group of heads, sequence); the parts of a group and sequence are a cluster.
 template <int kDim>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(kThreads, 2)
     step_attention_bf16_kernel(const __grid_constant__ StepAttention p) {
-  constexpr int kTiles = kDim / 8, kRow = kDim + kRowPadding;
-  __shared__ __align__(16) Element queries[16][kRow];
-  __shared__ __align__(16) Element newest_key[kDim], newest_value[kDim];
-  __shared__ __align__(16) float results[kWarps][4][kDim + 4];  // of four heads at a time
-  __shared__ float tops[kWarps][kHeads], sums[kWarps][kHeads];
-  __shared__ float gathered[kDim * kHeads + kMostParts];  // [parts, slice]: a block's share of the outputs
-  __shared__ float part_tops[kMostParts][kHeads], part_sums[kMostParts][kHeads];
-
+  extern __shared__ __align__(16) uint8_t memory[];
+  auto& s = *reinterpret_cast<Shared<kDim>*>(memory);
   let_next_begin();
-  arrive_at_cluster();
   const AttentionShape& shape = p.shape;
   const int sharing = static_cast<int>(shape.heads) / static_cast<int>(shape.kv_heads),
             head_groups = (sharing + kHeads - 1) / kHeads;
   const int kv_head = blockIdx.y / head_groups, within = blockIdx.y % head_groups * kHeads;
   const int first_head = kv_head * sharing + within, heads = min(kHeads, sharing - within);
-  const int sequence = blockIdx.z, parts = gridDim.x, part = blockIdx.x;
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  const int sequence = blockIdx.z, count_of_parts = gridDim.x, part = blockIdx.x;
+  const Parts<kDim> parts{31 - __clz(count_of_parts), part};
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const uint32_t arrived = shared_address(&s.arrived);
+  if (threadIdx.x == 0) {
+    init_barrier(arrived, 1);
+    fence_barriers();
+    expect_bytes(arrived, heads * (kDim * static_cast<int>(sizeof(float)) +
+                                   count_of_parts * static_cast<int>(sizeof(uint2))));
+  }
+  __syncwarp();
+  arrive_at_cluster();
 
   const int position = p.positions[sequence];
-  const int each = (position + parts) / parts;  // of position + 1 keys
-  const int begin = part * each, end = min(begin + each, position + 1);
+  const int each = (position + count_of_parts) >> parts.log_count;  // of position + 1 keys
+  const Span span{part * each, min((part + 1) * each, position + 1), position};
   const int64_t column = sequence * p.sequence_stride + kv_head * kDim;
   Element* const keys = static_cast<Element*>(p.keys) + column;
   Element* const values = static_cast<Element*>(p.values) + column;
-  const int stride = static_cast<int>(p.row_stride);
-  const int past = min(end, position);  // keys that memory has
-  Loaded<kDim> loaded;
-  int first = begin + warp * kKeys;
+  copy_round<kDim>(keys, p.row_stride, span, span.begin, s.keys);
+  commit_copies();
+  copy_round<kDim>(values, p.row_stride, span, span.begin, s.values);
+  commit_copies();
   Rotation<kDim / 64> rotation;
   rotation.prepare(p.frequencies, kDim / 2, position);
-  for (int i = threadIdx.x; i < 16 * kRow / 8; i += kThreads)
-    reinterpret_cast<uint4*>(queries)[i] = make_uint4(0, 0, 0, 0);
-  loaded.load_keys(keys, stride, first, past);
-  loaded.load_values(values, stride, first, past);
-  __syncthreads();
   wait_for_inputs();
 
   const int64_t key_column = (shape.heads + kv_head) * kDim;
   const float factor = kLog2e * rsqrtf(static_cast<float>(kDim));  // exponents to base 2
-  for (int vector = warp; vector <= heads; vector += kWarps) {
-    if (vector < heads)
-      rotation.turn(p.qkv, sequence, int64_t{first_head + vector} * kDim, kDim / 2, p.q_norm, p.epsilon,
-                    [&](int d, float x) {
-                      queries[vector][d] = __float2bfloat16(x * factor);
-                      queries[vector + 8][d] = __float2bfloat16(remainder_of(x * factor));
-                    });
-    else
-      rotation.turn(p.qkv, sequence, key_column, kDim / 2, p.k_norm, p.epsilon,
-                    [&](int d, float x) { newest_key[d] = __float2bfloat16(x); });
-  }
-  for (int d = kThreads - 1 - static_cast<int>(threadIdx.x); d < kDim;
-       d += kThreads)  // warps that turn least
-    newest_value[d] = __float2bfloat16(load_element(p.qkv, sequence, key_column + shape.kv_heads * kDim + d));
-  __syncthreads();
-  if (part == parts - 1 && within == 0)
-    for (int d = threadIdx.x; d < kDim; d += kThreads) {
-      keys[position * p.row_stride + d] = newest_key[d];
-      values[position * p.row_stride + d] = newest_value[d];
+  const bool appends = span.holds_newest() && within == 0;
+  for (int vector = warp; vector < heads; vector += kWarps)
+    rotation.turn(p.qkv, sequence, int64_t{first_head + vector} * kDim, kDim / 2, p.q_norm, p.epsilon,
+                  [&](int d, float x) {
+                    s.queries[vector][d] = __float2bfloat16(x * factor);
+                    s.queries[vector + kHeads][d] = __float2bfloat16(remainder_of(x * factor));
+                  });
+  // Lanes have the same dimensions of the step's key here as below. Warps that turn no query, if there are.
+  const int key_warp = heads % kWarps, value_at = kThreads - 1 - static_cast<int>(threadIdx.x);
+  if (span.holds_newest()) {
+    if (warp == key_warp)
+      rotation.turn(p.qkv, sequence, key_column, kDim / 2, p.k_norm, p.epsilon, [&](int d, float x) {
+        s.newest_key[d] = __float2bfloat16(x);
+        if (appends) keys[position * p.row_stride + d] = s.newest_key[d];
+      });
+    if (value_at < kDim) {
+      s.newest_value[value_at] =
+          __float2bfloat16(load_element(p.qkv, sequence, key_column + shape.kv_heads * kDim + value_at));
+      if (appends) values[position * p.row_stride + value_at] = s.newest_value[value_at];
     }
-
-  float mix[kTiles][4] = {};
-  float top = kLowest, sum = 0;  // of head g; the sum of this lane's weights
-  for (; first < end; first += kBlockKeys) {
-    if (position < end) loaded.insert(newest_key, newest_value, position - first);
-    float scores[2][4] = {};  // heads g, high and low, x keys 2 t and 2 t + 1 of each eight
-#pragma unroll
-    for (int j = 0; j < Loaded<kDim>::kKeyVectors; ++j) {
-      const uint4 high = *reinterpret_cast<const uint4*>(&queries[g][(j * 4 + t) * 8]);
-      const uint4 low = *reinterpret_cast<const uint4*>(&queries[g + 8][(j * 4 + t) * 8]);
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const uint32_t a[4] = {word_of(high, 2 * half), word_of(low, 2 * half), word_of(high, 2 * half + 1),
-                               word_of(low, 2 * half + 1)};
-#pragma unroll
-        for (int i = 0; i < 2; ++i)
-          multiply(scores[i], a, word_of(loaded.keys[i][j], 2 * half),
-                   word_of(loaded.keys[i][j], 2 * half + 1));
-      }
-    }
-    const int next = first + kBlockKeys;
-    if (next < end) loaded.load_keys(keys, stride, next, past);
-    float weight[4], highest = top;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const bool inside = first + i / 2 * 8 + 2 * t + i % 2 < end;
-      weight[i] = inside ? scores[i / 2][i % 2] + scores[i / 2][i % 2 + 2] : -INFINITY;
-      highest = fmaxf(highest, weight[i]);
-    }
-    highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 1));
-    highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 2));
-    const float shrink = exp2_fast(top - highest);
-    top = highest;
-    sum *= shrink;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      weight[i] = exp2_fast(weight[i] - top);
-      sum += weight[i];
-    }
-    const uint32_t a[4] = {
-        packed(weight[0], weight[1]), packed(remainder_of(weight[0]), remainder_of(weight[1])),
-        packed(weight[2], weight[3]), packed(remainder_of(weight[2]), remainder_of(weight[3]))};
-#pragma unroll
-    for (int j = 0; j < kTiles; ++j) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) mix[j][i] *= shrink;
-      const int at = j / 2 % 4;
-      const uint32_t select = j % 2 == 0 ? 0x5410 : 0x7632;
-      multiply(
-          mix[j], a,
-          __byte_perm(word_of(loaded.values[0][j / 8], at), word_of(loaded.values[1][j / 8], at), select),
-          __byte_perm(word_of(loaded.values[2][j / 8], at), word_of(loaded.values[3][j / 8], at), select));
-    }
-    if (next < end) loaded.load_values(values, stride, next, past);
   }
 
-  // The warps of the block, the blocks of the cluster: always in the same order. A head's outputs go as the
-  // products left them: four of neighbouring tiles, for each of their eight columns.
-  sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-  sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-  if (t == 0) {
-    tops[warp][g] = top;
-    sums[warp][g] = sum;
-  }
-  const int outputs = heads * kDim, slice = (outputs + parts - 1) / parts;
-  for (int four = 0; four < heads; four += 4) {
-    if (four > 0) __syncthreads();
-    if (g / 4 == four / 4) {
-#pragma unroll
-      for (int j = 0; j < kTiles; j += 4)
-#pragma unroll
-        for (int i = 0; i < 2; ++i)
-          *reinterpret_cast<float4*>(&results[warp][g % 4][(j / 4 * 8 + 2 * t + i) * 4]) =
-              make_float4(mix[j][i] + mix[j][i + 2], mix[j + 1][i] + mix[j + 1][i + 2],
-                          mix[j + 2][i] + mix[j + 2][i + 2], mix[j + 3][i] + mix[j + 3][i + 2]);
+  Mix<kDim> mix;
+  for (int first = span.begin; first < span.end; first += kRoundKeys) {
+    const int count = span.count(first), next = first + kRoundKeys;
+    if (position < first + count) {  // never before the last round
+      if (warp == key_warp)
+        for (int d = lane; d < kDim; d += 32) s.keys[position - first][d] = s.newest_key[d];
+      if (value_at < kDim) s.values[position - first][value_at] = s.newest_value[value_at];
     }
+    wait_copies<1>();
     __syncthreads();
-    if (four == 0) wait_for_arrivals();  // all its blocks have begun
-    for (int i = threadIdx.x; i < min(4, heads - four) * kDim; i += kThreads) {
-      const int h = four + i / kDim;
-      float highest = kLowest, total = 0, y = 0;
-#pragma unroll
-      for (int w = 0; w < kWarps; ++w) highest = fmaxf(highest, tops[w][h]);
-#pragma unroll
-      for (int w = 0; w < kWarps; ++w) {
-        const float share = exp2_fast(tops[w][h] - highest);
-        total = fmaf(share, sums[w][h], total);
-        y = fmaf(share, results[w][h - four][i % kDim], y);
-      }
-      const int output = four * kDim + i, rank = output / slice;
-      put_in_block(&gathered[part * slice + output - rank * slice], rank, y);
-      // Eight neighbours tell the blocks about the head, as many times as it takes.
-      if (i % kDim < parts) {
-        put_in_block(&part_tops[part][h], i % kDim, highest);
-        put_in_block(&part_sums[part][h], i % kDim, total);
-      }
-    }
+    weigh(s, count);
+    wait_copies<0>();
+    __syncthreads();
+    if (next < span.end) copy_round<kDim>(keys, p.row_stride, span, next, s.keys);
+    commit_copies();
+    mix.add_round(s, count);
+    if (next >= span.end) break;
+    __syncthreads();
+    copy_round<kDim>(values, p.row_stride, span, next, s.values);
+    commit_copies();
   }
-  wait_for_cluster();
-  for (int i = part * slice + static_cast<int>(threadIdx.x); i < min(outputs, (part + 1) * slice);
-       i += kThreads) {
-    const int h = i / kDim, place = i % kDim;
-    float highest = kLowest, total = 0, y = 0;
-    for (int other = 0; other < parts; ++other) highest = fmaxf(highest, part_tops[other][h]);
-    for (int other = 0; other < parts; ++other) {
-      const float share = exp2_fast(part_tops[other][h] - highest);
-      total = fmaf(share, part_sums[other][h], total);
-      y = fmaf(share, gathered[other * slice + i - part * slice], y);
+
+  wait_for_arrivals();  // all blocks of the cluster have begun
+  mix.put(s, parts, heads);
+  if (parts.count() == 1)
+    __syncthreads();
+  else
+    wait_barrier(arrived, 0);
+  for (int i = threadIdx.x; i < heads << parts.log_width(); i += kThreads) {
+    const int h = i >> parts.log_width(), d = i & parts.width() - 1;
+    float top[kMostParts], sum[kMostParts], y[kMostParts];
+#pragma unroll
+    for (int other = 0; other < kMostParts; ++other) {
+      const uint2 sums = s.part_sums[other][h];
+      top[other] = other < parts.count() ? __uint_as_float(sums.x) : kLowest;
+      sum[other] = other < parts.count() ? __uint_as_float(sums.y) : 0.0f;
+      y[other] = other < parts.count() ? s.mixes[parts.place(other, h, d)] : 0.0f;
     }
-    const int dim = place / 4 % 8 * kTiles + place / 32 * 4 + place % 4;
-    put_mix(p.out, sequence * p.out.stride + int64_t{first_head + h} * kDim + dim, y / total);
+    float highest = kLowest, total = 0, all = 0;
+#pragma unroll
+    for (int other = 0; other < kMostParts; ++other) highest = fmaxf(highest, top[other]);
+#pragma unroll
+    for (int other = 0; other < kMostParts; ++other) {
+      const float share = exp2_fast(top[other] - highest);
+      total = fmaf(share, sum[other], total);
+      all = fmaf(share, y[other], all);
+    }
+    put_mix(p.out, sequence * p.out.stride + int64_t{first_head + h} * kDim + part * parts.width() + d,
+            __fdividef(all, total));
   }
 }
 
@@ -262,12 +350,8 @@ void launch(const StepAttention& task, int parts, Stream stream) {
   const dim3 grid(static_cast<unsigned>(parts),
                   static_cast<unsigned>(task.shape.kv_heads * ((sharing + kHeads - 1) / kHeads)),
                   static_cast<unsigned>(task.qkv.rows));
-  const auto kernel = step_attention_bf16_kernel<kDim>;
-  // As the products around it: changing the carveout would cost more than the launch.
-  check_call(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
-                                  cudaSharedmemCarveoutMaxShared),
-             "cudaFuncSetAttribute");
-  launch_early("step attention", kernel, {grid, dim3(kThreads), 0, parts}, stream, task);
+  launch_streaming("step attention", step_attention_bf16_kernel<kDim>,
+                   {grid, dim3(kThreads), sizeof(Shared<kDim>), parts}, stream, task);
 }
 
 }  // namespace

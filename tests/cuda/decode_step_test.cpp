@@ -176,7 +176,9 @@ INSTANTIATE_TEST_SUITE_P(
                       Case{Type::f32, 32, 8, 128, true, {0, 5, 300}},
                       Case{Type::bf16, 8, 8, 64, true, {77, 1}}, Case{Type::f32, 4, 2, 32, false, {0}},
                       Case{Type::f32, 6, 1, 24, true, {130, 129}}, Case{Type::bf16, 16, 2, 256, true, {700}},
-                      Case{Type::f32, 4, 4, 256, false, {65, 2}}, Case{Type::bf16, 12, 4, 96, false, {2050}}),
+                      Case{Type::f32, 4, 4, 256, false, {65, 2}}, Case{Type::bf16, 12, 4, 96, false, {2050}},
+                      Case{Type::bf16, 32, 8, 128, true, {1500, 176, 175}},
+                      Case{Type::bf16, 20, 2, 64, false, {2900, 0, 1407}}),
     [](const auto& each) { return "case_" + std::to_string(each.index); });
 
 class SampleStep : public ::testing::TestWithParam<int64_t> {};
