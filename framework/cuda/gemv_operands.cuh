@@ -21,7 +21,7 @@ __device__ inline void bring_norm_weights(const GemvInput& input, int64_t in) {
 }
 
 // What load_inputs() multiplies by: of a normalized token 1 / rms, else 1. For all threads of a block;
-// scratch: 33 floats of shared memory, free again after the block's next barrier.
+// scratch: 33 floats of shared memory, free again after the block's next barrier; tokens one after the other.
 template <class T>
 __device__ float input_factor(const GemvInput& input, int in, int token, float* scratch) {
   if (input.form != GemvInput::Form::rms_norm) return 1.0f;
@@ -34,7 +34,7 @@ __device__ float input_factor(const GemvInput& input, int in, int token, float* 
     for (int i = 0; i < 8; ++i) sum = fmaf(v[i], v[i], sum);
   }
   for (int other = 16; other > 0; other /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, other);
-  __syncthreads();  // the last token's factor has been read
+  if (token > 0) __syncthreads();  // the last token's factor has been read
   if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = sum;
   __syncthreads();
   // Every warp sums for itself, all in the same order.
@@ -45,16 +45,22 @@ __device__ float input_factor(const GemvInput& input, int in, int token, float* 
 
 __device__ inline float gated(float gate, float up) { return __fdividef(gate, 1.0f + __expf(-gate)) * up; }
 
-// What both kinds of loading do; normalize(value, weight) makes an input of a token that is to be normalized.
+// What inputs kCount item .. kCount (item + 1) - 1 are normalized by, if they are.
+template <int kCount>
+__device__ void load_norm_weights(const GemvInput& input, int in, int item, float (&weight)[kCount]) {
+  const int first = item * kCount;
+  if (input.form == GemvInput::Form::rms_norm)
+    load_part(input.norm_weight + first, max(0, min(kCount, in - first)), weight);
+}
+
+// What all kinds of loading do; normalize(value, weight) makes an input of a token that is to be normalized.
 template <class T, int kCount, class Normalize>
-__device__ void load_formed(const GemvInput& input, int in, int token, int item, float (&v)[kCount],
-                            const Normalize& normalize) {
+__device__ void load_formed(const GemvInput& input, int in, int token, int item,
+                            const float (&weight)[kCount], float (&v)[kCount], const Normalize& normalize) {
   const int first = item * kCount, valid = max(0, min(kCount, in - first));
   const T* x = input_row<T>(input, token);
   load_part(x + first, valid, v);
   if (input.form == GemvInput::Form::rms_norm) {
-    float weight[kCount];
-    load_part(input.norm_weight + first, valid, weight);
 #pragma unroll
     for (int i = 0; i < kCount; ++i) normalize(v[i], weight[i]);
   } else if (input.form == GemvInput::Form::swiglu) {
@@ -66,11 +72,18 @@ __device__ void load_formed(const GemvInput& input, int in, int token, int item,
 }
 
 // Inputs kCount item .. kCount (item + 1) - 1 of a token, four or eight; zeros from `in` on. factor:
-// input_factor()'s of the token.
+// input_factor()'s of the token; weight: load_norm_weights()'s, which do not wait for the inputs.
+template <class T, int kCount>
+__device__ void load_inputs(const GemvInput& input, int in, int token, int item, float factor,
+                            const float (&weight)[kCount], float (&v)[kCount]) {
+  load_formed<T>(input, in, token, item, weight, v, [&](float& value, float by) { value *= factor * by; });
+}
 template <class T, int kCount>
 __device__ void load_inputs(const GemvInput& input, int in, int token, int item, float factor,
                             float (&v)[kCount]) {
-  load_formed<T>(input, in, token, item, v, [&](float& value, float weight) { value *= factor * weight; });
+  float weight[kCount];
+  load_norm_weights(input, in, item, weight);
+  load_inputs<T>(input, in, token, item, factor, weight, v);
 }
 
 // The same of what a normalized token's factor is not in yet: it can multiply the products instead, and then
@@ -78,9 +91,11 @@ __device__ void load_inputs(const GemvInput& input, int in, int token, int item,
 template <class T>
 __device__ void load_unscaled_inputs(const GemvInput& input, int in, int token, int item, float (&v)[8],
                                      float& square) {
-  load_formed<T>(input, in, token, item, v, [&](float& value, float weight) {
+  float weight[8];
+  load_norm_weights(input, in, item, weight);
+  load_formed<T>(input, in, token, item, weight, v, [&](float& value, float by) {
     square = fmaf(value, value, square);
-    value *= weight;
+    value *= by;
   });
 }
 

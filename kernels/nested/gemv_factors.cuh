@@ -13,20 +13,42 @@ __device__ inline void touch(const GemvInput& input) {
                : "memory");
 }
 
-// 1 / rms of tokens that are to be normalized. All threads.
+// 1 / rms of tokens that are to be normalized, else 1. Where there is one token and registers are left, every
+// thread has its own.
 template <class S>
-__device__ const float* input_factors(const Problem& p, uint8_t* shared) {
-  auto* scratch = reinterpret_cast<float*>(shared + BlockMemory<S>::kFactors);
-  if (p.input.form != GemvInput::Form::rms_norm) return scratch;
-  float* of_tokens = scratch + 36;
-  for (int t = 0; t < p.tokens; ++t) {
-    const float factor = p.input.x.type == Type::bf16
-                             ? input_factor<__nv_bfloat16>(p.input, p.w.order.in, t, scratch)
-                             : input_factor<float>(p.input, p.w.order.in, t, scratch);
-    if (threadIdx.x == 0) of_tokens[t] = factor;
+struct TokenFactors {
+  static constexpr bool kOwn = S::kTokens == 1 && !S::kMany;
+  float own = 1;
+  const float* shared = nullptr;
+
+  __device__ float of(const Problem& p, int token) const {
+    if (kOwn || p.input.form != GemvInput::Form::rms_norm) return own;
+    return shared[token];
   }
-  __syncthreads();
-  return of_tokens;
+};
+
+// All threads of a block.
+template <class S>
+__device__ TokenFactors<S> token_factors(const Problem& p, uint8_t* shared) {
+  auto* scratch = reinterpret_cast<float*>(shared + BlockMemory<S>::kFactors);
+  const auto factor_of = [&](int token) {
+    return p.input.x.type == Type::bf16 ? input_factor<__nv_bfloat16>(p.input, p.w.order.in, token, scratch)
+                                        : input_factor<float>(p.input, p.w.order.in, token, scratch);
+  };
+  TokenFactors<S> factors;
+  if (p.input.form != GemvInput::Form::rms_norm) return factors;
+  if constexpr (TokenFactors<S>::kOwn) {
+    factors.own = factor_of(0);
+  } else {
+    float* of_tokens = scratch + 36;
+    for (int t = 0; t < p.tokens; ++t) {
+      const float factor = factor_of(t);
+      if (threadIdx.x == 0) of_tokens[t] = factor;
+    }
+    __syncthreads();
+    factors.shared = of_tokens;
+  }
+  return factors;
 }
 
 }  // namespace grinqh::cuda::nested

@@ -97,8 +97,8 @@ __device__ void finish_tiles(const BlockView<S>& block) {
   constexpr int kTile = NestedOrder::kTile, kTeam = kTile / kTogether, kTeams = S::kThreads / kTeam;
   const int team = threadIdx.x / kTeam, output = threadIdx.x % kTeam * kTogether;
   const BlockWork& work = block.work();
-  const auto put = [&](const NestedSums& tile, int token, const Four& sum) {
-    put_four(work.output, token, tile.output + output, tile.outputs - output, sum);
+  const auto place_of = [&](const NestedSums& tile, int token) {
+    return Place{token, tile.output + output, tile.outputs - output};
   };
   const int tiles = block.sums()->tiles;
 #pragma unroll 1
@@ -107,11 +107,14 @@ __device__ void finish_tiles(const BlockView<S>& block) {
     if (tile.others > 0) continue;
 #pragma unroll 1
     for (int token = 0; token < work.tokens; ++token) {
-      const Four sum = sum_of_warps(block, i, token, output);
-      if (tile.others == NestedSums::kSent)
-        send(work.exchange + token * kTile + output, sum);
-      else
-        put(tile, token, sum);
+      if (tile.others == NestedSums::kSent) {
+        send(work.exchange + token * kTile + output, sum_of_warps(block, i, token, output));
+      } else {
+        const Place place = place_of(tile, token);
+        Four values = added_to(work.output, place);
+        values.add(sum_of_warps(block, i, token, output).vector());
+        put_four(work.output, place, values);
+      }
     }
   }
   // Tiles that others go on with are the last of their blocks.
@@ -122,8 +125,12 @@ __device__ void finish_tiles(const BlockView<S>& block) {
   const bool adds = team == kTeams - 1;
 #pragma unroll 1
   for (int token = 0; token < work.tokens; ++token) {
-    Four sum;
-    if (adds) sum = sum_of_warps(block, tiles - 1, token, output);
+    const Place place = place_of(tile, token);
+    Four values;
+    if (adds) {
+      values = added_to(work.output, place);
+      values.add(sum_of_warps(block, tiles - 1, token, output).vector());
+    }
     if (team < tile.others) {
       float* const first = work.exchange + BlockView<S>::kExchanged + token * kTile + output;
       Four others;
@@ -134,8 +141,8 @@ __device__ void finish_tiles(const BlockView<S>& block) {
     __syncthreads();
     if (adds) {
       for (int other = 0; other < min(tile.others, kTeams); ++other)
-        sum.add(*reinterpret_cast<const float4*>(block.received(other) + output));
-      put(tile, token, sum);
+        values.add(*reinterpret_cast<const float4*>(block.received(other) + output));
+      put_four(work.output, place, values);
     }
     if (token + 1 < work.tokens) __syncthreads();
   }

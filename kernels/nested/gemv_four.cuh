@@ -15,33 +15,47 @@ struct Four {
 };
 
 // Outputs n .. n + 3 of a token, of which `valid` exist.
+struct Place {
+  int token, n, valid;
+};
+
+// row(pointer) of the token's outputs.
+template <class Row>
+__device__ inline auto with_row(const GemvOutput& output, const Place& place, const Row& row) {
+  return output.y.type == Type::bf16
+             ? row(static_cast<__nv_bfloat16*>(output.y.data) + place.token * output.y.stride + place.n)
+             : row(static_cast<float*>(output.y.data) + place.token * output.y.stride + place.n);
+}
 template <class T>
-__device__ inline void put_four(const GemvOutput& output, T* row, int n, int valid, Four sums) {
+__device__ inline bool is_whole(const T* outputs, const Place& place) {
+  return place.valid >= kTogether && reinterpret_cast<uintptr_t>(outputs) % (kTogether * sizeof(T)) == 0;
+}
+
+// What is added to sums: asked for before they are there.
+__device__ inline Four added_to(const GemvOutput& output, const Place& place) {
+  Four added;
+  if (output.add)
+    with_row(output, place, [&](const auto* y) {
+      const bool whole = is_whole(y, place);
+      if (whole) load_part(y, kTogether, added.of);
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i)
+        if (!whole && i < place.valid) added.of[i] = to_float(y[i]);
+    });
   if (output.bias != nullptr)
 #pragma unroll
     for (int i = 0; i < kTogether; ++i)
-      if (i < valid) sums.of[i] += output.bias[n + i];
-  const bool whole =
-      valid >= kTogether && reinterpret_cast<uintptr_t>(row + n) % (kTogether * sizeof(T)) == 0;
-  if (output.add) {
-    float before[kTogether];
-    load_part(row + n, whole ? kTogether : 0, before);
-#pragma unroll
-    for (int i = 0; i < kTogether; ++i) {
-      if (!whole && i < valid) before[i] = to_float(row[n + i]);
-      sums.of[i] += before[i];
-    }
-  }
-  if (whole) return store_four(sums.of, row + n);
-#pragma unroll
-  for (int i = 0; i < kTogether; ++i)
-    if (i < valid) store(sums.of[i], row + n + i);
+      if (i < place.valid) added.of[i] += output.bias[place.n + i];
+  return added;
 }
-__device__ inline void put_four(const GemvOutput& output, int token, int n, int valid, const Four& sums) {
-  if (output.y.type == Type::bf16)
-    put_four(output, static_cast<__nv_bfloat16*>(output.y.data) + token * output.y.stride, n, valid, sums);
-  else
-    put_four(output, static_cast<float*>(output.y.data) + token * output.y.stride, n, valid, sums);
+
+__device__ inline void put_four(const GemvOutput& output, const Place& place, const Four& values) {
+  with_row(output, place, [&](auto* y) {
+    if (is_whole(y, place)) return store_four(values.of, y);
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i)
+      if (i < place.valid) store(values.of[i], y + i);
+  });
 }
 
 }  // namespace grinqh::cuda::nested

@@ -3,19 +3,34 @@
 
 #include "cuda/gemv_operands.cuh"
 #include "kernels/nested/gemv_channels.cuh"
+#include "kernels/nested/gemv_factors.cuh"
 #include "kernels/nested/gemv_grading.cuh"
 
 namespace grinqh::cuda::nested {
 
+// What inputs of a lane's channels are normalized by; does not wait for the inputs.
+template <class S>
+struct NormWeights {
+  float of[S::kLane];
+
+  __device__ void load(const Problem& p, const Warp<S>& warp, const Unit& unit) {
+    if (warp.lane * S::kLane < unit.channels)
+      load_norm_weights(p.input, p.w.order.in, unit.first / S::kLane + warp.lane, of);
+  }
+};
+
 // A lane's inputs of a token.
 template <class S>
-__device__ inline void inputs_at(const Problem& p, int token, int channel, const float* factors,
-                                 float (&x)[S::kLane]) {
-  const float factor = p.input.form == GemvInput::Form::rms_norm ? factors[token] : 1.0f;
+__device__ inline void inputs_at(const Problem& p, int token, int channel, const TokenFactors<S>& factors,
+                                 const NormWeights<S>& weights, float (&x)[S::kLane]) {
+  const float factor = factors.of(p, token);
+  const auto load = [&]<class T>(T) {
+    load_inputs<T>(p.input, p.w.order.in, token, channel / S::kLane, factor, weights.of, x);
+  };
   if (p.input.x.type == Type::bf16)
-    load_inputs<__nv_bfloat16>(p.input, p.w.order.in, token, channel / S::kLane, factor, x);
+    load(__nv_bfloat16());
   else
-    load_inputs<float>(p.input, p.w.order.in, token, channel / S::kLane, factor, x);
+    load(float());
 }
 
 // Makes the unit's list. places: of this lane's channels; planes: of them that are read.
@@ -56,7 +71,7 @@ __device__ inline void count_unlisted(const Problem& p, const Warp<S>& warp, con
 // Inputs of a unit of which all channels are read alike.
 template <class S>
 __device__ LaneChannels<S> take_alike(const Problem& p, const Warp<S>& warp, const Unit& unit,
-                                      const float* factors) {
+                                      const TokenFactors<S>& factors, const NormWeights<S>& weights) {
   LaneChannels<S> channels;
   const int at = warp.lane * S::kLane, valid = unit.channels - at;
   const uint32_t level = p.steps[unit.layer][0] & 255u;
@@ -66,7 +81,7 @@ __device__ LaneChannels<S> take_alike(const Problem& p, const Warp<S>& warp, con
 #pragma unroll
     for (int i = 0; i < S::kLane; ++i) x[i] = 0;
     if (valid > 0 && level > 0 && (S::kTokens == 1 || t < p.tokens)) {
-      inputs_at<S>(p, t, unit.first + at, factors, x);
+      inputs_at<S>(p, t, unit.first + at, factors, weights, x);
 #pragma unroll
       for (int i = 0; i < S::kLane; ++i)
         if (i >= valid) x[i] = 0;
@@ -93,7 +108,8 @@ __device__ inline bool most_are_read(const Unit& unit, const int (&planes)[S::kL
 // Inputs of a unit whose channels are graded; makes its list. first: rows of the unit are under way.
 template <class S>
 __device__ LaneChannels<S> take_graded(const Problem& p, const Warp<S>& warp, const Unit& unit, int turn,
-                                       bool first, const float* factors) {
+                                       bool first, const TokenFactors<S>& factors,
+                                       const NormWeights<S>& weights) {
   LaneChannels<S> channels;
   const int at = warp.lane * S::kLane, valid = unit.channels - at;
   int planes[S::kTokens][S::kLane], most[S::kLane] = {};
@@ -104,7 +120,7 @@ __device__ LaneChannels<S> take_graded(const Problem& p, const Warp<S>& warp, co
 #pragma unroll
     for (int i = 0; i < S::kLane; ++i) x[i] = 0;
     if (valid > 0 && (S::kTokens == 1 || t < p.tokens)) {
-      inputs_at<S>(p, t, unit.first + at, factors, x);
+      inputs_at<S>(p, t, unit.first + at, factors, weights, x);
       grade_channels(p, warp, unit, x, read);
     }
 #pragma unroll

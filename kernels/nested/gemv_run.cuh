@@ -31,9 +31,9 @@ __device__ void begin_run(const Problem& p, const Warp<S>& warp, const Unit& uni
 // The first unit, when the inputs are there.
 template <class S>
 __device__ LaneChannels<S> begin_unit(const Problem& p, const Warp<S>& warp, const Unit& unit, Ring<S>& ring,
-                                      const float* factors) {
-  if (!graded<S>(p, unit.layer)) return take_alike(p, warp, unit, factors);
-  const LaneChannels<S> channels = take_graded<S>(p, warp, unit, 0, true, factors);
+                                      const TokenFactors<S>& factors, const NormWeights<S>& weights) {
+  if (!graded<S>(p, unit.layer)) return take_alike(p, warp, unit, factors, weights);
+  const LaneChannels<S> channels = take_graded<S>(p, warp, unit, 0, true, factors, weights);
   ring.go_on();
   ring.fill();
   return channels;
@@ -41,17 +41,20 @@ __device__ LaneChannels<S> begin_unit(const Problem& p, const Warp<S>& warp, con
 
 // What of the next unit can be asked for and made while one is multiplied. False if there is none.
 template <class S>
-__device__ bool prepare_next(const Problem& p, const Warp<S>& warp, int turn, const float* factors) {
+__device__ bool prepare_next(const Problem& p, const Warp<S>& warp, int turn,
+                             const TokenFactors<S>& factors) {
   const Unit unit = warp.unit(turn), next = unit_after<S>(p, unit);
   if (warp.lane == 0) warp.unit(turn ^ 1) = next;
   if (!next.exists()) return false;
   copy_grids<S>(p, warp, next, turn ^ 1);
+  NormWeights<S> weights;
+  weights.load(p, warp, next);
   if (graded<S>(p, next.layer)) {
     bring_steps(p, warp, next);
-    warp.put_aside(take_graded<S>(p, warp, next, turn ^ 1, false, factors));
+    warp.put_aside(take_graded<S>(p, warp, next, turn ^ 1, false, factors, weights));
   } else {
     count_unlisted(p, warp, next, turn ^ 1, planes_ahead<S>(p, next));
-    warp.put_aside(take_alike(p, warp, next, factors));
+    warp.put_aside(take_alike(p, warp, next, factors, weights));
   }
   __syncwarp();
   return true;
@@ -76,16 +79,20 @@ __device__ void run_units(const Problem& p, uint8_t* shared) {
   init_barriers(warp);
   const Unit first = first_unit<S>(p, static_cast<int>(blockIdx.x) * S::kWarps + in_block);
   Ring<S> ring(p, warp);
-  if (first.exists()) begin_run<S>(p, warp, first, ring);
+  NormWeights<S> weights;
+  if (first.exists()) {
+    begin_run<S>(p, warp, first, ring);
+    weights.load(p, warp, first);
+  }
   const BlockView<S> block{shared};
   block.prepare(p);
   touch(p.input);
   wait_for_inputs();
-  const float* factors = input_factors<S>(p, shared);
+  const TokenFactors<S> factors = token_factors<S>(p, shared);
   Outputs<S> y;
   y.clear();
   if (first.exists()) {
-    LaneChannels<S> channels = begin_unit<S>(p, warp, first, ring, factors);
+    LaneChannels<S> channels = begin_unit<S>(p, warp, first, ring, factors, weights);
     if constexpr (S::kMany) {
       if (lane == 0) warp.unit(0) = first;
       __syncwarp();
