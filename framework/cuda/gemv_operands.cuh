@@ -53,14 +53,18 @@ __device__ void load_norm_weights(const GemvInput& input, int in, int item, floa
     load_part(input.norm_weight + first, max(0, min(kCount, in - first)), weight);
 }
 
-// What all kinds of loading do; normalize(value, weight) makes an input of a token that is to be normalized.
-template <class T, int kCount, class Normalize>
-__device__ void load_formed(const GemvInput& input, int in, int token, int item,
-                            const float (&weight)[kCount], float (&v)[kCount], const Normalize& normalize) {
+// What all kinds of loading do. Of a token that is to be normalized: take_weights(weights) has or loads its
+// weights (before this they would stay in registers where nothing is normalized), normalize(value, weight)
+// makes an input.
+template <class T, int kCount, class TakeWeights, class Normalize>
+__device__ void load_formed(const GemvInput& input, int in, int token, int item, float (&v)[kCount],
+                            const TakeWeights& take_weights, const Normalize& normalize) {
   const int first = item * kCount, valid = max(0, min(kCount, in - first));
   const T* x = input_row<T>(input, token);
   load_part(x + first, valid, v);
   if (input.form == GemvInput::Form::rms_norm) {
+    float weight[kCount];
+    take_weights(weight);
 #pragma unroll
     for (int i = 0; i < kCount; ++i) normalize(v[i], weight[i]);
   } else if (input.form == GemvInput::Form::swiglu) {
@@ -76,14 +80,17 @@ __device__ void load_formed(const GemvInput& input, int in, int token, int item,
 template <class T, int kCount>
 __device__ void load_inputs(const GemvInput& input, int in, int token, int item, float factor,
                             const float (&weight)[kCount], float (&v)[kCount]) {
-  load_formed<T>(input, in, token, item, weight, v, [&](float& value, float by) { value *= factor * by; });
+  const auto take = [&](float(&weights)[kCount]) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) weights[i] = weight[i];
+  };
+  load_formed<T>(input, in, token, item, v, take, [&](float& value, float by) { value *= factor * by; });
 }
 template <class T, int kCount>
 __device__ void load_inputs(const GemvInput& input, int in, int token, int item, float factor,
                             float (&v)[kCount]) {
-  float weight[kCount];
-  load_norm_weights(input, in, item, weight);
-  load_inputs<T>(input, in, token, item, factor, weight, v);
+  const auto take = [&](float(&weights)[kCount]) { load_norm_weights(input, in, item, weights); };
+  load_formed<T>(input, in, token, item, v, take, [&](float& value, float by) { value *= factor * by; });
 }
 
 // The same of what a normalized token's factor is not in yet: it can multiply the products instead, and then
@@ -91,9 +98,8 @@ __device__ void load_inputs(const GemvInput& input, int in, int token, int item,
 template <class T>
 __device__ void load_unscaled_inputs(const GemvInput& input, int in, int token, int item, float (&v)[8],
                                      float& square) {
-  float weight[8];
-  load_norm_weights(input, in, item, weight);
-  load_formed<T>(input, in, token, item, weight, v, [&](float& value, float by) {
+  const auto take = [&](float(&weights)[8]) { load_norm_weights(input, in, item, weights); };
+  load_formed<T>(input, in, token, item, v, take, [&](float& value, float by) {
     square = fmaf(value, value, square);
     value *= by;
   });
