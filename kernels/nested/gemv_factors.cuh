@@ -1,8 +1,8 @@
-// What all warps need of the inputs.
+// What all warps need of the inputs, and what they are normalized by.
 #pragma once
 
 #include "cuda/gemv_operands.cuh"
-#include "kernels/nested/gemv_plan.cuh"
+#include "kernels/nested/gemv_warp.cuh"
 
 namespace grinqh::cuda::nested {
 
@@ -50,5 +50,16 @@ __device__ TokenFactors<S> token_factors(const Problem& p, uint8_t* shared) {
   }
   return factors;
 }
+
+// What inputs of a lane's channels are normalized by; does not wait for the inputs.
+template <class S>
+struct NormWeights {
+  float of[S::kLane];
+
+  __device__ void load(const Problem& p, const Warp<S>& warp, const Unit& unit) {
+    if (warp.lane * S::kLane < unit.channels)
+      load_norm_weights(p.input, p.w.order.in, unit.first / S::kLane + warp.lane, of);
+  }
+};
 
 }  // namespace grinqh::cuda::nested

@@ -118,9 +118,8 @@ __device__ void finish_tiles(const BlockView<S>& block) {
     }
   }
   // Tiles that others go on with are the last of their blocks.
-  if (tiles == 0) return;
+  if (tiles == 0 || block.sums()[tiles - 1].others <= 0) return;
   const NestedSums& tile = block.sums()[tiles - 1];
-  if (tile.others <= 0) return;
   // The team that is least likely to have anything to receive.
   const bool adds = team == kTeams - 1;
 #pragma unroll 1

@@ -8,17 +8,6 @@
 
 namespace grinqh::cuda::nested {
 
-// What inputs of a lane's channels are normalized by; does not wait for the inputs.
-template <class S>
-struct NormWeights {
-  float of[S::kLane];
-
-  __device__ void load(const Problem& p, const Warp<S>& warp, const Unit& unit) {
-    if (warp.lane * S::kLane < unit.channels)
-      load_norm_weights(p.input, p.w.order.in, unit.first / S::kLane + warp.lane, of);
-  }
-};
-
 // A lane's inputs of a token.
 template <class S>
 __device__ inline void inputs_at(const Problem& p, int token, int channel, const TokenFactors<S>& factors,
