@@ -300,16 +300,16 @@ int bench_decode(const std::vector<std::string>& words) {
   const auto bench = make_kernel_bench(device);
   const double rate = read_rate(*bench, device);
   const QuickCalibration calibration{.text = arguments.get<std::string>("calibration")};
-  std::vector<Figures> rows;
+  FigureRows rows(format);
   for (const Alike& methods : groups) {
     const GroupBench group(methods, *transformer, calibration, heads);
     for (const Request& request : requests)
       group.rows(request, rate, [&](Figures figures) {
         figures.insert(figures.begin(), {{"model", model.name()}, {"device", bench->device()}});
-        rows.push_back(std::move(figures));
+        rows.add(std::move(figures));
       });
   }
-  print_figures(rows, format);
+  rows.finish();
   return 0;
 }
 

@@ -32,7 +32,7 @@ int bench_gemm(const std::vector<std::string>& words) {
   const std::string format = chosen_format(arguments);
   apply_threads(arguments);
   const auto bench = make_kernel_bench(device);
-  std::vector<Figures> rows;
+  FigureRows rows(format);
   for (const ProductShape& shape : all_shapes)
     for (const int64_t tokens : all_tokens) {
       TimedSamples samples;
@@ -41,17 +41,16 @@ int bench_gemm(const std::vector<std::string>& words) {
       const double us = samples.quantile(0.5);
       const double operations =
           2.0 * static_cast<double>(tokens) * static_cast<double>(shape.in) * static_cast<double>(shape.out);
-      rows.push_back(
-          {{"device", bench->device()},
-           {"arithmetic",
-            device.device == Device::cpu || device.arithmetic == Arithmetic::float32 ? "fp32" : "bf16"},
-           {"N", shape.out},
-           {"K", shape.in},
-           {"tokens", tokens},
-           {"us_median", us},
-           {"tflops", operations / us * 1e-6}});
+      rows.add({{"device", bench->device()},
+                {"arithmetic",
+                 device.device == Device::cpu || device.arithmetic == Arithmetic::float32 ? "fp32" : "bf16"},
+                {"N", shape.out},
+                {"K", shape.in},
+                {"tokens", tokens},
+                {"us_median", us},
+                {"tflops", operations / us * 1e-6}});
     }
-  print_figures(rows, format);
+  rows.finish();
   return 0;
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstdio>
 
 #include <fmt/format.h>
 
@@ -43,6 +44,23 @@ std::string quoted(std::string cell) {
   std::string text = "\"";
   for (const char c : cell) text += c == '"' ? std::string("\"\"") : std::string(1, c);
   return text + "\"";
+}
+
+std::vector<std::string> names_of(const Figures& row) {
+  std::vector<std::string> names;
+  for (const auto& [name, value] : row) names.push_back(name);
+  return names;
+}
+
+std::vector<std::string> values_of(const Figures& row) {
+  std::vector<std::string> values;
+  for (const auto& [name, value] : row) values.push_back(text_of(value));
+  return values;
+}
+
+void print_csv(std::vector<std::string> cells) {
+  for (std::string& cell : cells) cell = quoted(std::move(cell));
+  fmt::print("{}\n", join(cells, ","));
 }
 
 }  // namespace
@@ -87,10 +105,20 @@ std::string chosen_format(const Arguments& arguments) {
   return format;
 }
 
-void print_figures(const std::vector<Figures>& rows, const std::string& format) {
-  if (format == "json") {
+void FigureRows::add(Figures row) {
+  if (format_ == "csv") {
+    if (rows_.empty()) print_csv(names_of(row));
+    print_csv(values_of(row));
+    std::fflush(stdout);
+  }
+  rows_.push_back(std::move(row));
+}
+
+void FigureRows::finish() const {
+  if (format_ == "csv") return;
+  if (format_ == "json") {
     Json all = Json::array();
-    for (const Figures& row : rows) {
+    for (const Figures& row : rows_) {
       Json object = Json::object();
       for (const auto& [name, value] : row) object[name] = value;
       all.push_back(std::move(object));
@@ -98,28 +126,19 @@ void print_figures(const std::vector<Figures>& rows, const std::string& format) 
     fmt::print("{}\n", all.dump(1));
     return;
   }
-  std::vector<std::vector<std::string>> cells(1);
-  for (const auto& [name, value] : rows.front()) cells[0].push_back(name);
-  for (const Figures& row : rows) {
-    cells.emplace_back();
-    for (const auto& [name, value] : row) cells.back().push_back(text_of(value));
+  std::vector<std::vector<std::string>> cells{names_of(rows_.front())};
+  for (const Figures& row : rows_) cells.push_back(values_of(row));
+  if (rows_.size() == 1) {
+    const size_t widest = std::ranges::max(cells[0], {}, &std::string::size).size();
+    for (size_t i = 0; i < cells[0].size(); ++i) fmt::print("{:{}}  {}\n", cells[0][i], widest, cells[1][i]);
+    return;
   }
   std::vector<size_t> widths(cells[0].size(), 0);
   for (const auto& line : cells)
     for (size_t i = 0; i < line.size(); ++i) widths[i] = std::max(widths[i], line[i].size());
-  if (format == "csv") {
-    for (auto& line : cells) {
-      for (std::string& cell : line) cell = quoted(std::move(cell));
-      fmt::print("{}\n", join(line, ","));
-    }
-  } else if (rows.size() == 1) {
-    const size_t widest = std::ranges::max(cells[0], {}, &std::string::size).size();
-    for (size_t i = 0; i < cells[0].size(); ++i) fmt::print("{:{}}  {}\n", cells[0][i], widest, cells[1][i]);
-  } else {
-    for (const auto& line : cells) {
-      for (size_t i = 0; i < line.size(); ++i) fmt::print("{}{:>{}}", i ? "  " : "", line[i], widths[i]);
-      fmt::print("\n");
-    }
+  for (const auto& line : cells) {
+    for (size_t i = 0; i < line.size(); ++i) fmt::print("{}{:>{}}", i ? "  " : "", line[i], widths[i]);
+    fmt::print("\n");
   }
 }
 

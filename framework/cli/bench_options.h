@@ -27,8 +27,18 @@ int64_t integer(const Arguments& arguments, const char* option, int64_t least, i
 void add_format_option(Arguments& arguments);
 std::string chosen_format(const Arguments& arguments);
 
-// Rows of the same columns: as json a list, as csv a head and lines, as text aligned columns.
+// Rows of the same columns, printed: as csv a head and lines, each as soon as it is measured; as json a list
+// and as text aligned columns, both when all are there.
 using Figures = std::vector<std::pair<std::string, Json>>;
-void print_figures(const std::vector<Figures>& rows, const std::string& format);
+class FigureRows {
+ public:
+  explicit FigureRows(std::string format) : format_(std::move(format)) {}
+  void add(Figures row);
+  void finish() const;
+
+ private:
+  std::string format_;
+  std::vector<Figures> rows_;
+};
 
 }  // namespace grinqh

@@ -81,25 +81,25 @@ int bench_quantize(const std::vector<std::string>& words) {
   quantized.subject().synchronize();
   const double pack = seconds_since(pack_begin);
   const MethodSeconds& seconds = quantized.seconds();
-  print_figures(
-      {{{"model", model.name()},
-        {"method", method.quantizer.name},
-        {"options", method.label},
-        {"device", make_kernel_bench(device)->device()},
-        {"windows", method.calibrates() ? Json(calibration.windows) : Json()},
-        {"context", method.calibrates() ? Json(calibration.context) : Json()},
-        {"load_seconds", load},
-        {"windows_seconds", seconds.windows},
-        {"transform_seconds", seconds.transform},
-        {"calibrate_seconds", seconds.calibrate},
-        {"quantize_seconds", seconds.quantize},
-        {"policy_seconds", seconds.policy},
-        {"pack_seconds", pack},
-        {"total_seconds", seconds_since(begin)},
-        {"stored_bits", quantized.model().stored_bits()},
-        {"peak_host_gib", static_cast<double>(host_peak_bytes()) / (1 << 30)},
-        {"peak_device_gib", device.device == Device::cpu ? Json() : Json(peak_device / (1 << 30))}}},
-      format);
+  FigureRows rows(format);
+  rows.add({{"model", model.name()},
+            {"method", method.quantizer.name},
+            {"options", method.label},
+            {"device", make_kernel_bench(device)->device()},
+            {"windows", method.calibrates() ? Json(calibration.windows) : Json()},
+            {"context", method.calibrates() ? Json(calibration.context) : Json()},
+            {"load_seconds", load},
+            {"windows_seconds", seconds.windows},
+            {"transform_seconds", seconds.transform},
+            {"calibrate_seconds", seconds.calibrate},
+            {"quantize_seconds", seconds.quantize},
+            {"policy_seconds", seconds.policy},
+            {"pack_seconds", pack},
+            {"total_seconds", seconds_since(begin)},
+            {"stored_bits", quantized.model().stored_bits()},
+            {"peak_host_gib", static_cast<double>(host_peak_bytes()) / (1 << 30)},
+            {"peak_device_gib", device.device == Device::cpu ? Json() : Json(peak_device / (1 << 30))}});
+  rows.finish();
   return 0;
 }
 
