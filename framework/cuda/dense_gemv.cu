@@ -43,8 +43,8 @@ struct Problem {
 // wherever a warp's row block ends.
 template <bool kInTurns>
 struct Dealing {
-  static constexpr int kStep = kInTurns ? kWarps : 1;
-  int units, rows;  // of a row block; row blocks
+  static constexpr int kApart = kInTurns ? kWarps : 1;  // a warp's units
+  int units, rows;                                      // of a row block; row blocks
 
   __device__ int first(int warp) const {
     if constexpr (kInTurns) return warp;
@@ -62,6 +62,7 @@ struct Dealing {
   }
   // Of a warp's sums of a row block. Neighbouring runs share one row block at most.
   __device__ int place(int warp, int row) const { return warp * (kInTurns ? rows : 1) + row; }
+  static int places(int rows) { return kInTurns ? kWarps * rows : kWarps + rows; }
 };
 
 // A place in a warp's units.
@@ -153,7 +154,7 @@ __global__ void __launch_bounds__(kThreads, 2) stream_rows(const __grid_constant
       at = {start.row, start.col, count, at.slice + 1};
       return;
     }
-    for (at.col += dealing.kStep; at.col >= p.units; at.col -= p.units) ++at.row;
+    for (at.col += dealing.kApart; at.col >= p.units; at.col -= p.units) ++at.row;
   };
 
   const uint8_t* ring = shared + warp * kDepth * kSlotBytes;
@@ -293,7 +294,7 @@ void dense_gemv(const DenseRows& w, const GemvInput& input, const GemvOutput& ou
   int blocks = std::min(p.row_blocks, multiprocessors);
   const auto shared_bytes = [&] {
     const int rows = (p.row_blocks + blocks - 1) / blocks;
-    const int places = p.tokens == 1 ? kWarps * rows : kWarps + rows;
+    const int places = p.tokens == 1 ? Dealing<true>::places(rows) : Dealing<false>::places(rows);
     return p.sums_at + places * kOutputs * 4 * p.tokens;
   };
   while (shared_bytes() > kMostShared) blocks *= 2;

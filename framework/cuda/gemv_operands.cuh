@@ -53,9 +53,9 @@ __device__ void load_norm_weights(const GemvInput& input, int in, int item, floa
     load_part(input.norm_weight + first, max(0, min(kCount, in - first)), weight);
 }
 
-// What all kinds of loading do. Of a token that is to be normalized: take_weights(weights) has or loads its
-// weights (before this they would stay in registers where nothing is normalized), normalize(value, weight)
-// makes an input.
+// What all kinds of loading do. Of a token that is to be normalized: take_weights(weights) gives its weights,
+// called there and not before, as they would take registers where nothing is normalized; normalize(value,
+// weight) makes an input.
 template <class T, int kCount, class TakeWeights, class Normalize>
 __device__ void load_formed(const GemvInput& input, int in, int token, int item, float (&v)[kCount],
                             const TakeWeights& take_weights, const Normalize& normalize) {

@@ -215,7 +215,7 @@ struct Mix {
     const uint32_t arrived = shared_address(&s.arrived);
     const auto put_pair = [&](void* place, int rank, float first, float second) {
       const uint2 pair = make_uint2(__float_as_uint(first), __float_as_uint(second));
-      if (parts.count() == 1)
+      if (parts.count() == 1)  // launched without a cluster, where counted stores are illegal
         *static_cast<uint2*>(place) = pair;
       else
         put_counted(place, rank, pair, arrived);
