@@ -80,9 +80,12 @@ TEST_P(EveryDecoder, DecodesAsLayerByLayer) {
   Decoding fast(*gpu, method, sequences, true), slow(*gpu, method, sequences, false);
   if (fast.decoder->name() == slow.decoder->name()) GTEST_SKIP() << "no decode engine on this device";
   const bool single = arithmetic == Arithmetic::float32;
-  // A channel that the last bit of an activation moves to another level moves the predictions with it.
+  // A last bit of an activation may move a channel to another level, and what is predicted from there on with
+  // it. In float32 that is rare: until a sequence has read other bits, all is as layer by layer.
   const bool graded = method.policy() && method.policy()->looks_at_inputs();
-  const double allowed = single ? (graded ? 1e-2 : 1e-4) : (graded ? 1e-1 : 3e-2);
+  const double allowed = graded ? 1e-1 : 3e-2;
+  std::vector<bool> parted(static_cast<size_t>(sequences), !single);
+  int64_t alike = 0;
   MatrixBuffer<float> found(sequences, gpu->vocab()), expected(sequences, gpu->vocab());
   for (int64_t step = 0; step < kSteps; ++step) {
     fast.decoder->advance();
@@ -90,26 +93,34 @@ TEST_P(EveryDecoder, DecodesAsLayerByLayer) {
     const std::vector<int32_t> tokens = fast.decoder->read(), others = slow.decoder->read();
     fast.decoder->logits(found);
     slow.decoder->logits(expected);
-    EXPECT_LE(relative_difference(found, expected), allowed) << step;
     const RowTraffic &read = fast.decoder->traffic(), &asked = slow.decoder->traffic();
     for (size_t s = 0; s < tokens.size(); ++s) {
-      // Where activations meet thresholds a last bit may choose another level for a channel.
-      const auto total = static_cast<double>(asked.total[s]);
-      EXPECT_NEAR(static_cast<double>(read.total[s]), total, total * (single ? 1e-4 : 1e-2)) << step;
-      const auto codes = static_cast<double>(asked.codes[s]);
-      EXPECT_NEAR(static_cast<double>(read.codes[s]), codes, codes * (single ? 1e-4 : 1e-2)) << step;
-    }
-    if (tokens == others) continue;
-    ASSERT_FALSE(single) << step;
-    // bfloat16: only where two tokens are all but equally likely.
-    for (size_t s = 0; s < tokens.size(); ++s) {
-      const std::span<const float> logits = expected.view().row_span(static_cast<int64_t>(s));
+      SCOPED_TRACE(fmt::format("step {}, sequence {}", step, s));
+      const auto row = static_cast<int64_t>(s);
+      const std::span<const float> logits = expected.view().row_span(row);
+      const double difference =
+          relative_difference(testing::as_row(found.view().row_span(row)), testing::as_row(logits));
+      if (graded && read.codes[s] != asked.codes[s]) parted[s] = true;
+      if (!parted[s]) {
+        EXPECT_LE(difference, 1e-4);
+        EXPECT_EQ(read.codes[s], asked.codes[s]);
+        EXPECT_EQ(read.total[s], asked.total[s]);
+        ASSERT_EQ(tokens[s], others[s]);
+        ++alike;
+        continue;
+      }
+      EXPECT_LE(difference, allowed);
+      const auto total = static_cast<double>(asked.total[s]), codes = static_cast<double>(asked.codes[s]);
+      EXPECT_NEAR(static_cast<double>(read.total[s]), total, total * 1e-2);
+      EXPECT_NEAR(static_cast<double>(read.codes[s]), codes, codes * 1e-2);
+      // Only where two tokens are all but equally likely.
       EXPECT_LE(logits[static_cast<size_t>(others[s])] - logits[static_cast<size_t>(tokens[s])],
-                graded ? 0.5f : 0.1f)
-          << "step " << step << ", sequence " << s;
+                graded ? 0.5f : 0.1f);
     }
-    break;
+    if (tokens != others) break;
   }
+  // Of some thousand channels a step: what grades them otherwise parts at once.
+  if (single) EXPECT_GE(alike, sequences * kSteps / 8);
 }
 
 // Tokens go from one budget to another.
