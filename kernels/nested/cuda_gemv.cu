@@ -67,9 +67,12 @@ auto with_shape(const NestedStream& w, bool grades, const Run& run) {
   return grades ? with_columns<1, false, kManyALane, false, true, 1, 2>(w, run)
                 : with_columns<1, false, kManyALane, false, false, 1, 2>(w, run);
 }
+// Groups of inputs end units, four columns of scales leave too little memory for the integers of more.
+bool few_of_several(const NestedStream& w) { return w.by_input() || w.columns == 4; }
 template <class Run>
 auto with_several(const NestedStream& w, const Run& run) {
-  return with_columns<4, false, kFewALane, true, true, 0, 1, 2, 4>(w, run);
+  return few_of_several(w) ? with_columns<4, false, kFewALane, true, true, 0, 4>(w, run)
+                           : with_columns<4, false, kManyALane, true, true, 1, 2>(w, run);
 }
 
 Problem problem_of(const NestedStream& w, const NestedReading* readings) {
@@ -96,8 +99,10 @@ Problem problem_of(const NestedStream& w, const NestedReading* readings) {
 NestedCut nested_cut(const NestedStream& w, bool several_tokens) {
   using Few = nested::Shape<1, 1, false, false, nested::kFewALane, true, true>;
   using Many = nested::Shape<1, 1, false, false, nested::kManyALane, true, true>;
-  using Several = nested::Shape<4, 1, false, false, nested::kFewALane, true, true>;
-  if (several_tokens) return {Several::kWarps, Several::kMostUnit, Several::kMostUnit};
+  if (several_tokens)
+    return nested::with_several(w, []<class S>(S) {
+      return NestedCut{S::kWarps, S::kMostUnit, S::kMostUnit};
+    });
   const bool few = w.tabled_planes > 0 || w.columns == 4;
   return {Few::kWarps, Few::kMostUnit, few ? Few::kMostUnit : Many::kMostUnit};
 }

@@ -36,7 +36,7 @@ struct NestedStream {
   NestedOrder order;
   const uint8_t* digits = nullptr;  // [tiles][order.tile_bytes()]
   // scale | minimum << 16, float16. Groups along the outputs: [tiles][padded_in][columns], a column for 256 /
-  // columns outputs. Along the inputs: [tiles][groups][256], an output's place: place_of_output().
+  // columns outputs. Along the inputs: [tiles][groups][256], in the order of Outputs' lanes.
   const uint32_t* grids = nullptr;
   int columns = 1;            // 1, 2 or 4; 0: groups along the inputs
   int group = 0, groups = 0;  // channels of a group, groups; along the inputs only

@@ -29,17 +29,38 @@ __device__ inline uint4 look(const float* from) {
   return v;
 }
 
-// What has come to `from`, when it has.
-__device__ inline Four receive(float* from) {
+__device__ inline bool has_come(const uint4& bits) {
   constexpr uint32_t kNothing = NestedSchedule::kNothing;
-  uint4 bits;
-  do {
-    bits = look(from);
-  } while (bits.x == kNothing || bits.y == kNothing || bits.z == kNothing || bits.w == kNothing);
-  *reinterpret_cast<uint4*>(from) = make_uint4(kNothing, kNothing, kNothing, kNothing);
+  return bits.x != kNothing && bits.y != kNothing && bits.z != kNothing && bits.w != kNothing;
+}
+
+// The sum of what comes from others first, first + kStep, ... below count, when it has come. from: what the
+// first of all leaves; the others' lie kApart floats behind each other. Some are waited for at once if one
+// has many.
+template <int kStep, int kApart>
+__device__ inline Four receive_all(float* from, int first, int count) {
+  constexpr uint32_t kNothing = NestedSchedule::kNothing;
+  constexpr int kAtOnce = kStep == 1 ? 4 : 1;
   Four sums;
-  sums.add(make_float4(__uint_as_float(bits.x), __uint_as_float(bits.y), __uint_as_float(bits.z),
-                       __uint_as_float(bits.w)));
+  for (int other = first; other < count; other += kAtOnce * kStep) {
+    uint4 bits[kAtOnce];
+    bool all;
+    do {
+      all = true;
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) bits[i] = look(from + min(other + i * kStep, count - 1) * kApart);
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) all = all && has_come(bits[i]);
+    } while (!all);
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (other + i * kStep >= count) break;
+      *reinterpret_cast<uint4*>(from + (other + i * kStep) * kApart) =
+          make_uint4(kNothing, kNothing, kNothing, kNothing);
+      sums.add(make_float4(__uint_as_float(bits[i].x), __uint_as_float(bits[i].y), __uint_as_float(bits[i].z),
+                           __uint_as_float(bits[i].w)));
+    }
+  }
   return sums;
 }
 

@@ -7,20 +7,9 @@
 #pragma once
 
 #include "kernels/nested/gemv_exchange.cuh"
-#include "kernels/nested/gemv_outputs.cuh"
+#include "kernels/nested/gemv_warp.cuh"
 
 namespace grinqh::cuda::nested {
-
-// Where a warp leaves its sums of a tile for its block, [tokens][256].
-template <class S>
-__device__ inline void leave_sums(const Outputs<S>& y, uint8_t* to, int lane) {
-  auto* sums = reinterpret_cast<float*>(to) + 128 * (lane % 2) + 8 * (lane / 2 % 2) + lane / 4;
-#pragma unroll
-  for (int token = 0; token < S::kTokens; ++token)
-#pragma unroll
-    for (int i = 0; i < kOwned; ++i)
-      sums[token * NestedOrder::kTile + i % 2 * 64 + i / 2 * 16] = y.of[token][i];
-}
 
 // What finish_tiles() goes by, brought to shared memory before the inputs are there: a launch's parameters
 // come from far when they are first read.
@@ -91,60 +80,58 @@ __device__ inline Four sum_of_warps(const BlockView<S>& block, int i, int token,
 }
 
 // What a block's warps have left becomes outputs. All threads, after a barrier. Teams of threads have a tile
-// each; for what other blocks send of the last one, all teams wait.
+// and a token each; what other blocks send of the last tile is received by the teams of a token, the last of
+// which adds it up.
 template <class S>
 __device__ void finish_tiles(const BlockView<S>& block) {
-  constexpr int kTile = NestedOrder::kTile, kTeam = kTile / kTogether, kTeams = S::kThreads / kTeam;
+  constexpr int kTile = NestedOrder::kTile, kTeam = kTile / kTogether, kTeams = S::kThreads / kTeam,
+                kTeamsOfToken = kTeams / S::kTokens;
   const int team = threadIdx.x / kTeam, output = threadIdx.x % kTeam * kTogether;
   const BlockWork& work = block.work();
+  const auto values_of = [&](int i, const Place& place) {
+    Four values = added_to(work.output, place);
+    values.add(sum_of_warps(block, i, place.token, output).vector());
+    return values;
+  };
   const auto place_of = [&](const NestedSums& tile, int token) {
     return Place{token, tile.output + output, tile.outputs - output};
   };
-  const int tiles = block.sums()->tiles;
+  const int tiles = block.sums()->tiles, tokens = S::kTokens == 1 ? 1 : work.tokens;
 #pragma unroll 1
-  for (int i = team; i < tiles; i += kTeams) {
+  for (int item = team; item < tiles * tokens; item += kTeams) {
+    const int i = item / tokens, token = item - i * tokens;
     const NestedSums& tile = block.sums()[i];
     if (tile.others > 0) continue;
-#pragma unroll 1
-    for (int token = 0; token < work.tokens; ++token) {
-      if (tile.others == NestedSums::kSent) {
-        send(work.exchange + token * kTile + output, sum_of_warps(block, i, token, output));
-      } else {
-        const Place place = place_of(tile, token);
-        Four values = added_to(work.output, place);
-        values.add(sum_of_warps(block, i, token, output).vector());
-        put_four(work.output, place, values);
-      }
-    }
+    const Place place = place_of(tile, token);
+    if (tile.others == NestedSums::kSent)
+      send(work.exchange + token * kTile + output, sum_of_warps(block, i, token, output));
+    else
+      put_four(work.output, place, values_of(i, place));
   }
   // Tiles that others go on with are the last of their blocks.
   if (tiles == 0 || block.sums()[tiles - 1].others <= 0) return;
   const NestedSums& tile = block.sums()[tiles - 1];
+  const int token = team / kTeamsOfToken, of_token = team % kTeamsOfToken;
   // The team that is least likely to have anything to receive.
-  const bool adds = team == kTeams - 1;
-#pragma unroll 1
-  for (int token = 0; token < work.tokens; ++token) {
-    const Place place = place_of(tile, token);
-    Four values;
-    if (adds) {
-      values = added_to(work.output, place);
-      values.add(sum_of_warps(block, tiles - 1, token, output).vector());
-    }
-    if (team < tile.others) {
-      float* const first = work.exchange + BlockView<S>::kExchanged + token * kTile + output;
-      Four others;
-      for (int other = team; other < tile.others; other += kTeams)
-        others.add(receive(first + other * BlockView<S>::kExchanged).vector());
-      *reinterpret_cast<float4*>(block.received(team) + output) = others.vector();
-    }
+  const bool exists = token < tokens, adds = exists && of_token == kTeamsOfToken - 1;
+  const Place place = place_of(tile, token);
+  Four values;
+  if (adds) values = values_of(tiles - 1, place);
+  const bool receives = exists && of_token < tile.others;
+  Four others;
+  if (receives)
+    others = receive_all<kTeamsOfToken, BlockView<S>::kExchanged>(
+        work.exchange + BlockView<S>::kExchanged + token * kTile + output, of_token, tile.others);
+  if constexpr (kTeamsOfToken == 1) {
+    values.add(others.vector());
+  } else {
+    if (receives) *reinterpret_cast<float4*>(block.received(team) + output) = others.vector();
     __syncthreads();
-    if (adds) {
-      for (int other = 0; other < min(tile.others, kTeams); ++other)
-        values.add(*reinterpret_cast<const float4*>(block.received(other) + output));
-      put_four(work.output, place, values);
-    }
-    if (token + 1 < work.tokens) __syncthreads();
+    if (adds)
+      for (int from = 0; from < min(tile.others, kTeamsOfToken); ++from)
+        values.add(*reinterpret_cast<const float4*>(block.received(team - of_token + from) + output));
   }
+  if (adds) put_four(work.output, place, values);
 }
 
 }  // namespace grinqh::cuda::nested

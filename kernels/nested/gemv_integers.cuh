@@ -1,9 +1,10 @@
 // Inputs as 16-bit integers, whose high and low bytes the tensor cores multiply by; and what does not depend
 // on the digits: sums for the minima and for the middles of cells.
 //
-// Of eight places of a list, a step of a product, integers lie in the order (t, pair of columns, place t or t
-// + 4, column); with a single column (t, place t or t + 4). Each is 256 high + low, both signed, with its
-// lowest 16 bits as they are but for bit 7: so the low byte is signed when the high one is rounded.
+// Of eight places of a list, a step of a product with a single token, integers lie in the order (t, pair of
+// columns, place t or t + 4, column); with a single column (t, place t or t + 4). Each is 256 high + low,
+// both signed, with its lowest 16 bits as they are but for bit 7: so the low byte is signed when the high one
+// is rounded.
 #pragma once
 
 #include "kernels/nested/gemv_inputs.cuh"
@@ -11,18 +12,14 @@
 namespace grinqh::cuda::nested {
 
 constexpr float kMost = 32512.0f;  // the high byte of 32512 + 128 is still 127
+// Added to an input, it rounds to an integer, whose lowest bits are those of the mantissa.
+constexpr float kRounding = 12582912.0f + 128.0f;
 
 __device__ inline float scale_of(uint32_t grid) { return float_of_half(static_cast<uint16_t>(grid)); }
 __device__ inline float minimum_of(uint32_t grid) { return float_of_half(static_cast<uint16_t>(grid >> 16)); }
 
 // 2^(7 - level): half a cell in units of the 8-bit step. (At level 0 too: inputs are 0 there.)
 __device__ inline float half_cell(uint32_t level) { return __uint_as_float((134 - level) << 23); }
-
-__device__ inline float warp_sum(float value) {
-#pragma unroll
-  for (int other = 16; other > 0; other /= 2) value += __shfl_xor_sync(0xffffffffu, value, other);
-  return value;
-}
 
 template <class S>
 constexpr int kStepBytes = 8 * S::kColumns * 2;
@@ -94,14 +91,14 @@ __device__ inline void store_integers(uint8_t* integers, uint32_t place, const u
   }
 }
 
-// Makes the integers of a unit of `count` channels and a token. In the order of the channels, those beyond
+// Makes the integers of a unit of `count` channels. In the order of the channels, those beyond
 // them are zeros: no rows are copied there, and whatever lies in the ring is multiplied.
 template <class S>
 __device__ Factors<S> make_integers(const Problem& p, const Warp<S>& warp, const LaneChannels<S>& channels,
-                                    int count, int turn, int token) {
+                                    int count, int turn) {
   constexpr int kColumns = S::kColumns, kLane = S::kLane;
   if constexpr (S::kTables) {  // zeros where no channel is
-    auto* to = reinterpret_cast<uint4*>(warp.integers(true, token));
+    auto* to = reinterpret_cast<uint4*>(warp.integers(true, 0));
     for (int i = warp.lane; i < S::kPlaces * kColumns / 8; i += 32) to[i] = {};
     __syncwarp();
   }
@@ -111,8 +108,8 @@ __device__ Factors<S> make_integers(const Problem& p, const Warp<S>& warp, const
   // Scales beyond the unit's channels may be anything, no numbers too.
   const bool exists = warp.lane * kLane < count;
   if (exists)
-    scale_inputs<S>(channels.x[token], channels.levels[token], tabled,
-                    warp.grids(turn) + warp.lane * kLane * kColumns, values, factors);
+    scale_inputs<S>(channels.x, channels.levels, tabled, warp.grids(turn) + warp.lane * kLane * kColumns,
+                    values, factors);
   const bool in_order = !S::kTables && (!S::kMany || warp.unlisted(turn) > 0);
   uint32_t most = 0;  // of |value| as bits: what is no number is more than any
 #pragma unroll
@@ -129,13 +126,11 @@ __device__ Factors<S> make_integers(const Problem& p, const Warp<S>& warp, const
 #pragma unroll
   for (int i = 0; i < kLane; ++i) {
     const uint32_t place = channels.places[i];
-    // 1.5 2^23 + 128 + x rounds to integers, whose lowest bits are those of the mantissa.
     uint32_t integers[kColumns];
 #pragma unroll
-    for (int j = 0; j < kColumns; ++j)
-      integers[j] = __float_as_uint(fmaf(values[i][j], inverse, 12582912.0f + 128.0f));
-    if (in_order) store_integers<S>(warp.integers(false, token), warp.lane * kLane + i, integers);
-    if (place != kUnlisted) store_integers<S>(warp.integers(true, token), place, integers);
+    for (int j = 0; j < kColumns; ++j) integers[j] = __float_as_uint(fmaf(values[i][j], inverse, kRounding));
+    if (in_order) store_integers<S>(warp.integers(false, 0), warp.lane * kLane + i, integers);
+    if (place != kUnlisted) store_integers<S>(warp.integers(true, 0), place, integers);
   }
 #pragma unroll
   for (int j = 0; j < kColumns; ++j) factors.middles[j] = warp_sum(factors.middles[j]);

@@ -3,16 +3,26 @@
 
 #include "kernels/nested/gemv_ring.cuh"
 #include "kernels/nested/gemv_tables.cuh"
+#include "kernels/nested/gemv_token_outputs.cuh"
 
 namespace grinqh::cuda::nested {
 
+// Of a single token or of several.
+template <class S>
+using OutputsOf = std::conditional_t<S::kTokens == 1, Outputs<S>, TokenOutputs<S>>;
+template <class S>
+using SumsOf = std::conditional_t<S::kTokens == 1, Sums, TokenSums>;
+template <class S>
+using ColumnsOf = std::conditional_t<S::kTokens == 1, Columns<S>, TokenColumns<S>>;
+
 #if __CUDA_ARCH__ >= 900
 // Plane by plane, the sums raised between them. fetch(): when the ring's oldest slot has been read.
+// unit: what an integer of this lane's token stands for.
 template <class S, class Fetch>
 __device__ void multiply_digits(const Problem& p, const Warp<S>& warp, int turn, Ring<S>& ring,
-                                const Fetch& fetch, const float (&units)[S::kTokens], Outputs<S>& y) {
+                                const Fetch& fetch, float unit, OutputsOf<S>& y) {
   if (S::kTables && warp.linear_count(p, turn) == 0) return;
-  Sums<S> sums;
+  SumsOf<S> sums;
   sums.clear();
   int last_end = 0;
   for (int plane = 0; plane < p.w.order.planes; ++plane) {
@@ -25,14 +35,13 @@ __device__ void multiply_digits(const Problem& p, const Warp<S>& warp, int turn,
     sums.raise(end - last_end);
     last_end = end;
     const auto multiply = [&]<Rows kRows>() {
-      Columns<S> columns(warp, turn, listed);
+      ColumnsOf<S> columns(warp, listed);
 #pragma unroll 1
       for (; rest > 0; rest -= kPlacesOf<S, kRows>) {
         ring.await();
         __syncwarp();
-        const int steps = (rest + NestedOrder::kStep - 1) / NestedOrder::kStep;
-        multiply_slot<S, kRows>(ring.oldest(), columns, steps, plane, warp.lane, sums, fetch);
-        columns.advance(kPlacesOf<S, kRows> / NestedOrder::kStep);
+        multiply_slot<S, kRows>(ring.oldest(), columns, rest, plane, warp.lane, sums, fetch);
+        columns.advance(kPlacesOf<S, kRows>);
       }
     };
     if (!S::kSingles || (!joined && p.w.order.bits(plane) == 2))
@@ -42,21 +51,19 @@ __device__ void multiply_digits(const Problem& p, const Warp<S>& warp, int turn,
     else
       multiply.template operator()<Rows::singles>();
   }
-#pragma unroll
-  for (int t = 0; t < S::kTokens; ++t)
-    add_digit_sums<S>(sums, t, last_end, warp.lane, units[t], warp.grids(turn), y.of[t]);
+  y.add_digits(sums, last_end, unit, warp.lane, warp.grids(turn));
 }
 
 // Channels of levels that have tables, level by level, 16 channels at a time.
 template <class S, class Fetch>
 __device__ void multiply_tables(const Problem& p, const Warp<S>& warp, int turn, Ring<S>& ring,
-                                const Fetch& fetch, float unit, float (&y)[kOwned]) {
+                                const Fetch& fetch, float unit, Outputs<S>& y) {
   for (int planes = p.w.tabled_planes; planes > 0; --planes) {
     const int begin = warp.count(turn, planes), end = warp.count(turn, planes - 1);
     if (begin >= end) continue;
     const int level = p.w.order.end[planes - 1];
     const NestedTable table = p.w.tables[warp.unit(turn).layer][level];
-    Sums<S> sums;
+    Sums sums;
     sums.clear();
 #pragma unroll 1
     for (int position = begin; position < end; position += 16) {

@@ -84,7 +84,7 @@ struct WarpMemory {
   static constexpr int kFlags = kUnits + (S::kMany ? 2 * 32 : 0);
   // Several tokens only.
   static constexpr int kPlanes = kFlags + (S::kSkips ? 32 : 0);
-  static constexpr int kEnd = kPlanes + (S::kTokens > 1 ? S::kTurns * S::kTokens * S::kMaxUnit : 0);
+  static constexpr int kEnd = kPlanes + (S::kTokens > 1 ? S::kTokens * S::kMaxUnit : 0);
   static constexpr int kBytes = (kEnd + 127) / 128 * 128;
 };
 
@@ -92,8 +92,8 @@ struct WarpMemory {
 template <class S>
 struct BlockMemory {
   static constexpr int kSumBytes = S::kTokens * NestedOrder::kTile * 4;
-  static constexpr int kFactors = S::kWarps * WarpMemory<S>::kBytes;
-  static constexpr int kWork = kFactors + (36 + S::kTokens + 3) / 4 * 16;
+  static constexpr int kFactors = S::kWarps * WarpMemory<S>::kBytes;  // scratch of token_factors()
+  static constexpr int kWork = kFactors + 40 * 4;
   static constexpr int kWorkBytes = 80, kSums = kWork + kWorkBytes;
   // Behind the records of its tiles: sums of tiles that a warp has left for the next.
   static constexpr int passed(int tiles) { return kSums + tiles * static_cast<int>(sizeof(NestedSums)); }

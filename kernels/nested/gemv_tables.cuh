@@ -49,11 +49,11 @@ __device__ inline uint32_t look_up(const uint32_t (&table)[4], uint32_t codes) {
   return (__byte_perm(table[0], table[1], lower) & ~upper) | (__byte_perm(table[2], table[3], lower) & upper);
 }
 
-// Adds the products of up to 16 channels, `steps` times eight, from `position` of the list on. sums.of[0][2 *
+// Adds the products of up to 16 channels, `steps` times eight, from `position` of the list on. sums.of[2 *
 // half + odd] are of digit places of that parity in bytes 2 half and 2 half + 1.
 template <class S, int kBits>
 __device__ inline void multiply_codes(const Nibbles& codes, const NestedTable& table, const Warp<S>& warp,
-                                      int position, int steps, Sums<S>& sums) {
+                                      int position, int steps, Sums& sums) {
   using B = Columns<S>;
   const int g = warp.lane / 4, byte = g % 4;
 #pragma unroll
@@ -78,7 +78,7 @@ __device__ inline void multiply_codes(const Nibbles& codes, const NestedTable& t
           high[i] = look_up<kBits>(table.high, four);
           low[i] = look_up<kBits>(table.low, four);
         }
-        auto& sum = sums.of[0][2 * half + odd];
+        auto& sum = sums.of[2 * half + odd];
         add_byte_product(sum, high[0], high[1], high[2], high[3], near, far);
         add_byte_product(sum, low[0], low[1], low[2], low[3], near_of_low, far_of_low);
       }
@@ -88,8 +88,8 @@ __device__ inline void multiply_codes(const Nibbles& codes, const NestedTable& t
 
 // Adds what multiply_codes() summed to a lane's outputs.
 template <class S>
-__device__ inline void add_code_sums(const Sums<S>& sums, int lane, float unit, const uint32_t* grids,
-                                     float (&y)[kOwned]) {
+__device__ inline void add_code_sums(const Sums& sums, int lane, float unit, const uint32_t* grids,
+                                     Outputs<S>& y) {
 #pragma unroll
   for (int odd = 0; odd < 2; ++odd)
 #pragma unroll
@@ -97,15 +97,15 @@ __device__ inline void add_code_sums(const Sums<S>& sums, int lane, float unit, 
       float of_half[2];
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const auto& sum = sums.of[0][2 * half + odd];
+        const auto& sum = sums.of[2 * half + odd];
         of_half[half] = joined(sum[e], sum[2 + e], lane) * unit;
       }
       // This lane has byte 2 half + lane % 2 of its digit place, and is to have bytes 2 (lane % 2) and + 1.
       const bool second = lane & 1;
       const float other = __shfl_xor_sync(0xffffffffu, second ? of_half[0] : of_half[1], 1);
       const int d = 2 * e + odd;
-      add_sum<S>(second ? other : of_half[0], 2 * d, lane, grids, y);
-      add_sum<S>(second ? of_half[1] : other, 2 * d + 1, lane, grids, y);
+      y.add(second ? other : of_half[0], 2 * d, lane, grids);
+      y.add(second ? of_half[1] : other, 2 * d + 1, lane, grids);
     }
 }
 

@@ -2,14 +2,15 @@
 #pragma once
 
 #include "cuda/shared_memory.cuh"
+#include "kernels/nested/gemv_loads.cuh"
 #include "kernels/nested/gemv_units.cuh"
 
 namespace grinqh::cuda::nested {
 
-__device__ inline uint32_t load_byte(uint32_t address) {
-  uint32_t v;
-  asm volatile("ld.shared.u8 %0, [%1];" : "=r"(v) : "r"(address) : "memory");
-  return v;
+__device__ inline float warp_sum(float value) {
+#pragma unroll
+  for (int other = 16; other > 0; other /= 2) value += __shfl_xor_sync(0xffffffffu, value, other);
+  return value;
 }
 
 // What channels read that are above a threshold. read: as Problem::steps; threshold: if all channels share
@@ -21,12 +22,16 @@ struct alignas(8) Step {
 
 constexpr uint32_t kUnlisted = 0xff;  // instead of a place in the list
 
-// A lane's channels of a unit: inputs (0 where nothing is read), levels, places in the list or kUnlisted.
+// A lane's channels of a unit and a single token: inputs (0 where nothing is read), levels, places in the
+// list or kUnlisted.
 template <class S>
 struct LaneChannels {
-  float x[S::kTokens][S::kLane];
-  uint32_t levels[S::kTokens][S::kLane], places[S::kLane];
+  float x[S::kLane];
+  uint32_t levels[S::kLane], places[S::kLane];
 };
+
+// Those of several tokens lie in the warp's memory.
+struct TokenChannels {};
 
 // Four numbers below 256 as a word.
 template <int kCount>
@@ -78,46 +83,43 @@ struct Warp {
   }
   __device__ uint32_t grids_barrier() const { return barrier(S::kDepth); }
   __device__ Unit& unit(int turn) const { return reinterpret_cast<Unit*>(memory + Memory::kUnits)[turn]; }
-  // Several tokens only: planes that a token has of the channel at a place of the list.
-  __device__ uint8_t* planes(int token, int turn) const {
-    return memory + Memory::kPlanes + (turn * S::kTokens + token) * S::kMaxUnit;
-  }
 
-  // Puts a lane's channels aside until their integers are made.
+  // What this lane's channels have, of a unit whose integers are not made yet: inputs, levels and, of several
+  // tokens, planes << 4; four to a word, places in the list.
+  __device__ uint32_t inputs_at(int token) const { return shared_address(inputs(token)); }
+  __device__ float4* inputs(int token) const { return of_lane<float4>(Memory::kX, token); }
+  __device__ uint32_t* read_at(int token) const { return of_lane<uint32_t>(Memory::kLevels, token); }
+  __device__ uint32_t* places_at() const { return of_lane<uint32_t>(Memory::kPlacesOf, 0); }
+  // Several tokens only: planes that a token has of the list's channels, in the order of token_place().
+  __device__ uint8_t* planes(int token) const { return memory + Memory::kPlanes + token * S::kMaxUnit; }
+
+  // Puts a lane's channels aside.
   __device__ void put_aside(const LaneChannels<S>& channels) const {
+    const auto& x = channels.x;
 #pragma unroll
-    for (int i = 0; i < S::kLane / 4; ++i) {
-#pragma unroll
-      for (int t = 0; t < S::kTokens; ++t) {
-        const auto& x = channels.x[t];
-        x_at(t, i) = make_float4(x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3]);
-        word_at(Memory::kLevels, t, i) = packed(channels.levels[t], 4 * i);
-      }
-      word_at(Memory::kPlacesOf, 0, i) = packed(channels.places, 4 * i);
+    for (int i = 0; i < S::kLane; i += 4) {
+      inputs(0)[i / 4] = make_float4(x[i], x[i + 1], x[i + 2], x[i + 3]);
+      read_at(0)[i / 4] = packed(channels.levels, i);
+      places_at()[i / 4] = packed(channels.places, i);
     }
   }
-  __device__ LaneChannels<S> take_back() const {
-    LaneChannels<S> channels;
+  __device__ void take_back(LaneChannels<S>& channels) const {
+    auto& x = channels.x;
 #pragma unroll
-    for (int i = 0; i < S::kLane / 4; ++i) {
-#pragma unroll
-      for (int t = 0; t < S::kTokens; ++t) {
-        auto& x = channels.x[t];
-        const float4 four = x_at(t, i);
-        x[4 * i] = four.x, x[4 * i + 1] = four.y, x[4 * i + 2] = four.z, x[4 * i + 3] = four.w;
-        unpack(word_at(Memory::kLevels, t, i), 4 * i, channels.levels[t]);
-      }
-      unpack(word_at(Memory::kPlacesOf, 0, i), 4 * i, channels.places);
+    for (int i = 0; i < S::kLane; i += 4) {
+      const float4 four = inputs(0)[i / 4];
+      x[i] = four.x, x[i + 1] = four.y, x[i + 2] = four.z, x[i + 3] = four.w;
+      unpack(read_at(0)[i / 4], i, channels.levels);
+      unpack(places_at()[i / 4], i, channels.places);
     }
-    return channels;
   }
+  __device__ void put_aside(TokenChannels) const {}
+  __device__ void take_back(TokenChannels) const {}
 
  private:
-  __device__ float4& x_at(int token, int i) const {
-    return reinterpret_cast<float4*>(memory + Memory::kX)[(token * 32 + lane) * (S::kLane / 4) + i];
-  }
-  __device__ uint32_t& word_at(int offset, int token, int i) const {
-    return reinterpret_cast<uint32_t*>(memory + offset)[(token * 32 + lane) * (S::kLane / 4) + i];
+  template <class T>
+  __device__ T* of_lane(int offset, int token) const {
+    return reinterpret_cast<T*>(memory + offset) + (token * 32 + lane) * (S::kLane / 4);
   }
 };
 

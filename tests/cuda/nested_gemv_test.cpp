@@ -182,6 +182,8 @@ TEST_F(CudaNestedGemv, LongRunsAgreeWithTheOracle) {
     expect_right(*layer, *gemv, 1, Type::bf16, kFullLevel, nullptr);
     expect_right(*layer, *gemv, 1, Type::bf16, kFullLevel, &shared);
     expect_right(*layer, *gemv, 1, Type::f32, kFullLevel, &own);
+    expect_right(*layer, *gemv, 4, Type::bf16, kFullLevel, &shared);
+    expect_right(*layer, *gemv, 2, Type::f32, 3, nullptr);
   }
 }
 
@@ -230,15 +232,19 @@ TEST_F(CudaNestedGemv, SeveralLayersAtOnceFromANormalizedOrGatedInput) {
   ASSERT_EQ(gemv->out(), out);
   const Rule shared(layers[0]->levels(), 1), own(layers[0]->levels(), kIn);
   const cuda::GemvReading readings[] = {{kFullLevel, &shared.rule}, {4, nullptr}, {kFullLevel, &own.rule}};
-  const MatrixBuffer<float> given = testing::random_matrix(kTokens, 2 * kIn, 6),
-                            norm = testing::random_matrix(1, kIn, 7),
+  const MatrixBuffer<float> norm = testing::random_matrix(1, kIn, 7),
                             bias = testing::random_matrix(1, out, 8),
                             before = testing::random_matrix(kTokens, out, 9);
   const auto device_norm = testing::device_array(std::vector<float>(norm.data(), norm.data() + kIn)),
              device_bias = testing::device_array(std::vector<float>(bias.data(), bias.data() + out));
-  for (const auto form : {cuda::GemvInput::Form::rms_norm, cuda::GemvInput::Form::swiglu}) {
-    const bool gated = form == cuda::GemvInput::Form::swiglu;
-    const TypedMatrix input(Type::f32, given), output(Type::f32, before);
+  using Form = cuda::GemvInput::Form;
+  for (const auto& [form, type] : {std::pair{Form::rms_norm, Type::f32},
+                                   {Form::rms_norm, Type::bf16},
+                                   {Form::swiglu, Type::f32},
+                                   {Form::swiglu, Type::bf16}}) {
+    const bool gated = form == Form::swiglu;
+    const MatrixBuffer<float> given = testing::random_of(type, kTokens, 2 * kIn, 6);
+    const TypedMatrix input(type, given), output(Type::f32, before);
     cuda::ConstView x = input.view();
     if (!gated) x.cols = kIn;
     gemv->run({x, form, device_norm.data(), 1e-5f}, readings, {output.view(), true, device_bias.data()},
@@ -276,29 +282,37 @@ TEST_F(CudaNestedGemv, SeveralLayersAtOnceFromANormalizedOrGatedInput) {
 
 // What is no number is read whatever the thresholds, and shows in every output; nothing else does.
 TEST_F(CudaNestedGemv, NoNumberShows) {
-  const auto layer = layer_of({300, 260, 128, GroupAxis::input, {0, 2, 4, 8}});
-  const auto gemv = make(*layer);
-  const Rule rule(layer->levels(), 1);
-  MatrixBuffer<float> x = testing::random_matrix(2, 260, 1);
-  x.row(1)[7] = NAN;
-  const TypedMatrix input(Type::f32, x), output(Type::f32, 2, 300);
-  const cuda::GemvReading reading{kFullLevel, &rule.rule};
-  gemv->run({input.view()}, {&reading, 1}, {output.view()}, nullptr);
-  const MatrixBuffer<float> y = output.values();
-  for (int64_t n = 0; n < 300; ++n) {
-    EXPECT_FALSE(std::isnan(y.row(0)[n]));
-    EXPECT_TRUE(std::isnan(y.row(1)[n]));
-  }
+  for (const GroupAxis axis : {GroupAxis::input, GroupAxis::output})
+    for (const int64_t tokens : {1, 2}) {
+      const auto layer = layer_of({300, 260, 128, axis, {0, 2, 4, 8}});
+      const auto gemv = make(*layer);
+      const Rule rule(layer->levels(), 1);
+      MatrixBuffer<float> x = testing::random_matrix(tokens, 260, 1);
+      x.row(tokens - 1)[7] = NAN;
+      const TypedMatrix input(Type::f32, x), output(Type::f32, tokens, 300);
+      const cuda::GemvReading reading{kFullLevel, &rule.rule};
+      gemv->run({input.view()}, {&reading, 1}, {output.view()}, nullptr);
+      const MatrixBuffer<float> y = output.values();
+      for (int64_t t = 0; t < tokens; ++t)
+        for (int64_t n = 0; n < 300; ++n) EXPECT_EQ(std::isnan(y.row(t)[n]), t == tokens - 1);
+    }
 }
 
 TEST_F(CudaNestedGemv, NothingReadIsZero) {
-  const auto layer = layer_of({300, 260, 128, GroupAxis::input, {0, 2, 4, 8}});
-  const Rule rule(layer->levels(), 1);
-  const TypedMatrix input(Type::f32, MatrixBuffer<float>::zeroed(1, 260)), output(Type::f32, 1, 300);
-  const cuda::GemvReading reading{kFullLevel, &rule.rule};
-  make(*layer)->run({input.view()}, {&reading, 1}, {output.view()}, nullptr);
-  const MatrixBuffer<float> y = output.values();
-  for (int64_t n = 0; n < 300; ++n) EXPECT_EQ(y.row(0)[n], 0.0f);
+  for (const GroupAxis axis : {GroupAxis::input, GroupAxis::output})
+    for (const int64_t tokens : {1, 3}) {
+      const auto layer = layer_of({300, 260, 128, axis, {0, 2, 4, 8}});
+      const Rule rule(layer->levels(), 1);
+      // A token that reads among others that do not.
+      MatrixBuffer<float> x = MatrixBuffer<float>::zeroed(tokens, 260);
+      if (tokens > 1) x.row(1)[200] = 9;
+      const TypedMatrix input(Type::f32, x), output(Type::f32, tokens, 300);
+      const cuda::GemvReading reading{kFullLevel, &rule.rule};
+      make(*layer)->run({input.view()}, {&reading, 1}, {output.view()}, nullptr);
+      const MatrixBuffer<float> y = output.values();
+      for (int64_t t = 0; t < tokens; ++t)
+        for (int64_t n = 0; n < 300; ++n) EXPECT_EQ(y.row(t)[n] == 0.0f, t != 1);
+    }
 }
 
 TEST_F(CudaNestedGemv, RefusesWhatItCannotTake) {
