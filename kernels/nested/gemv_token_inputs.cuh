@@ -10,7 +10,7 @@ namespace grinqh::cuda::nested {
 
 // Bytes of a lane's inputs of a token as they come; of gate and up, one behind the other, if they are bf16.
 template <class S, class T>
-constexpr int kRawBytes = S::kLane* static_cast<int>(sizeof(T));
+constexpr int kRawBytes = static_cast<int>(sizeof(T)) * S::kLane;
 
 template <int kBytes>
 __device__ inline void copy_piece(uint32_t to, const void* from, int inside) {
